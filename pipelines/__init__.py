@@ -1,0 +1,1 @@
+"""The worker process: models, tensors and denoise steps. It knows no HTTP."""

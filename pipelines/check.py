@@ -1,0 +1,26 @@
+"""A short process that says which models could be served: specs come in as JSON lines, reports go out.
+
+Knows the folder checks; imports no torch, so that it answers in a fraction of a second.
+Invariant: one report per spec, in the order of the specs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pipelines.messages import ModelReport, ModelSpec
+from pipelines.weights.verify import find_problem
+
+
+def main() -> None:
+    for line in sys.stdin.buffer:
+        spec = msgspec.json.decode(line, type=ModelSpec)
+        report = ModelReport(spec.id, find_problem(Path(spec.folder), spec.family))
+        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

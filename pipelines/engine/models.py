@@ -1,0 +1,47 @@
+"""Holds the loaded models of one worker and says which can be served.
+
+Knows folders, families and one device; knows no jobs.
+Invariant: a model that failed to load is named as a problem and never half kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipelines.families.contract import Family
+from pipelines.families.registry import LOADERS
+from pipelines.messages import ModelReport, ModelSpec
+from pipelines.weights.verify import CheckpointProblem, find_problem
+
+
+class Models:
+    """Loads each model at its first use and keeps it."""
+
+    def __init__(self, specs: Sequence[ModelSpec], device: torch.device, dtype: torch.dtype) -> None:
+        self._specs = {spec.id: spec for spec in specs}
+        self._device, self._dtype = device, dtype
+        self._loaded: dict[str, Family] = {}
+        self._problems = {spec.id: find_problem(Path(spec.folder), spec.family) for spec in specs}
+
+    def reports(self) -> tuple[ModelReport, ...]:
+        return tuple(ModelReport(model, problem) for model, problem in self._problems.items())
+
+    def family(self, model: str) -> Family:
+        """The loaded model. Raises CheckpointProblem when it cannot be served."""
+        if model not in self._loaded:
+            self._loaded[model] = self._load(model)
+        return self._loaded[model]
+
+    def _load(self, model: str) -> Family:
+        problem = self._problems.get(model, f"no model {model} is known here")
+        if problem is not None:
+            raise CheckpointProblem(problem)
+        spec = self._specs[model]
+        try:
+            return LOADERS[spec.family](Path(spec.folder), self._device, self._dtype)
+        except CheckpointProblem as found:
+            self._problems[model] = str(found)
+            raise

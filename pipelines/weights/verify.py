@@ -1,0 +1,136 @@
+"""Says whether a model folder is complete and sound, before anything is loaded from it.
+
+Knows the diffusers folder layout and the safetensors header; imports no torch, so that checking is quick.
+Invariant: a folder with a problem is never loaded, and the problem is a sentence that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+# What a family's model_index.json must name: component -> (library, class).
+SDXL_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "unet": ("diffusers", ("UNet2DConditionModel",)),
+    "vae": ("diffusers", ("AutoencoderKL",)),
+    "text_encoder": ("transformers", ("CLIPTextModel",)),
+    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "scheduler": ("diffusers", ()),
+}
+COMPONENTS_BY_FAMILY = {"sdxl": SDXL_COMPONENTS}
+WEIGHT_FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
+# A tokenizer comes in one of two forms; the first that is there is read.
+CONFIG_FILES = {
+    "tokenizer": ("vocab.json", "tokenizer.json"),
+    "tokenizer_2": ("vocab.json", "tokenizer.json"),
+    "scheduler": ("scheduler_config.json",),
+}
+UNSAFE_SUFFIXES = {".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+
+
+class CheckpointProblem(Exception):
+    """A model folder that cannot be served; the message says which file and why."""
+
+
+def find_problem(folder: Path, family: str) -> str | None:
+    """The first thing wrong with the folder, or None."""
+    try:
+        verify(folder, family)
+    except CheckpointProblem as problem:
+        return str(problem)
+    return None
+
+
+def verify(folder: Path, family: str) -> None:
+    """Check the layout, the classes and every weight file's size against its header.
+
+    Raises:
+        CheckpointProblem: something is missing, damaged, unsafe or not of this family.
+    """
+    if not folder.is_dir():
+        raise CheckpointProblem(f"the folder {folder} does not exist")
+    _refuse_unsafe_files(folder)
+    index = read_json(folder / "model_index.json")
+    components = COMPONENTS_BY_FAMILY[family]
+    for name, (library, classes) in components.items():
+        _verify_component(folder, index, name, library, classes)
+
+
+def _refuse_unsafe_files(folder: Path) -> None:
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.suffix in UNSAFE_SUFFIXES:
+            raise CheckpointProblem(f"{path}: only safetensors and JSON are loaded; remove files that can hold code")
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise CheckpointProblem(f"{path} is a link that leaves the model's folder")
+
+
+def _verify_component(folder: Path, index: dict[str, Any], name: str, library: str, classes: tuple[str, ...]) -> None:
+    named = index.get(name)
+    if not (isinstance(named, list) and len(named) == 2 and all(isinstance(part, str) for part in named)):
+        raise CheckpointProblem(f"{folder / 'model_index.json'} names no {name}")
+    if named[0] != library or (classes and named[1] not in classes):
+        expected = " or ".join(classes) or f"a class of {library}"
+        raise CheckpointProblem(f"{folder / 'model_index.json'}: {name} is {named[0]}.{named[1]}, expected {expected}")
+    if name in WEIGHT_FILES:
+        read_json(folder / name / "config.json")
+        verify_safetensors(folder / name / WEIGHT_FILES[name])
+    else:
+        forms = [folder / name / file for file in CONFIG_FILES[name]]
+        read_json(next((form for form in forms if form.exists()), forms[0]))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointProblem(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointProblem(f"{path} is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise CheckpointProblem(f"{path} does not hold a JSON object")
+    return value
+
+
+def verify_safetensors(path: Path) -> None:
+    """Check that the file is as long as its header says (safetensors format: 8-byte length, JSON header, data).
+
+    Raises:
+        CheckpointProblem: the file is missing, cut short, too long, or no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            size_bytes = path.stat().st_size
+            header_bytes = struct.unpack("<Q", file.read(8))[0] if size_bytes >= 8 else 0
+            if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, size_bytes - 8):
+                raise CheckpointProblem(f"{path} is not a safetensors file")
+            header = json.loads(file.read(header_bytes))
+    except FileNotFoundError:
+        raise CheckpointProblem(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointProblem(f"{path} has a damaged header") from error
+    expected_bytes = 8 + header_bytes + _data_bytes(path, header)
+    if size_bytes != expected_bytes:
+        raise CheckpointProblem(f"{path} has {size_bytes} bytes, its header says {expected_bytes}: copy it again")
+
+
+def _data_bytes(path: Path, header: object) -> int:
+    try:
+        assert isinstance(header, dict)
+        return max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"))
+    except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointProblem(f"{path} has a damaged header") from error

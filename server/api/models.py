@@ -1,0 +1,41 @@
+"""GET models: the names that a request may carry, ids and aliases alike, for clients that fill a menu from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from server.api.services import Services, services_of
+from server.core import errors
+
+
+async def list_models(request: Request) -> JSONResponse:
+    """The models and their aliases."""
+    services = services_of(request)
+    data = [_model(name, services) for name in services.catalogue.names()]
+    return JSONResponse({"object": "list", "data": data})
+
+
+async def get_model(request: Request) -> JSONResponse:
+    """One model by id or alias."""
+    services = services_of(request)
+    name = request.path_params["model"]
+    if services.catalogue.resolve(name) is None:
+        raise errors.model_not_found(name, services.catalogue.names())
+    return JSONResponse(_model(name, services))
+
+
+def _model(name: str, services: Services) -> dict[str, Any]:
+    """OpenAI's four fields, and ours: what the name resolves to and whether it can be served now."""
+    resolved = services.catalogue.resolve(name)
+    report = services.dispatcher.state.models.get(resolved or "")
+    return {
+        "id": name,
+        "object": "model",
+        "created": services.started_unix_seconds,
+        "owned_by": "safelight",
+        "served_by": resolved,
+        "state": "unknown" if report is None else "unavailable" if report.problem else "available",
+    }

@@ -1,0 +1,101 @@
+"""Receives a JSON body: bounded in bytes, time and depth, UTF-8 only, no key twice.
+
+Knows bytes and JSON; knows no parameters.
+Invariant: nothing larger than the cap is ever held, and what comes out holds only what its sender wrote once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from server.core import errors
+
+MAX_DEPTH = 32
+# Integers of more digits are out of every range here; they are cut, so that their parameter is named, not the parser.
+MAX_INTEGER_DIGITS = 25
+# Bodies beyond this are parsed in a thread, for the event loop's sake.
+PARSE_INLINE_BYTES = 64 * 1024
+STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+async def receive_json_object(request: Request, max_bytes: int, timeout_seconds: float) -> dict[str, Any]:
+    """The body as an object. Raises SafelightError: 400, 408, 413 or 415."""
+    _check_content_type(request)
+    body = await _receive(request, max_bytes, timeout_seconds)
+    if len(body) <= PARSE_INLINE_BYTES:
+        return parse_object(body)
+    return await asyncio.to_thread(parse_object, body)
+
+
+def _check_content_type(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        given = f"not {errors.quoted(media_type)}" if media_type else "but the header is missing"
+        raise errors.unsupported_media_type(f"The Content-Type must be application/json, {given}.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise errors.unsupported_media_type(
+            f"Content-Encoding {errors.quoted(encoding)} is not supported; send it plain."
+        )
+
+
+async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise errors.body_too_large(max_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise errors.body_too_large(max_bytes)
+    except TimeoutError:
+        raise errors.receive_timeout(timeout_seconds) from None
+    except ClientDisconnect:
+        raise errors.invalid_json("it ended early") from None
+    return bytes(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Strict JSON. NaN and the infinities come out as floats, so that the check of their parameter can name it."""
+    if not body.strip():
+        raise errors.invalid_json("it is empty")
+    _check_depth(body)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise errors.invalid_json("it is not UTF-8") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
+    except json.JSONDecodeError as error:
+        raise errors.invalid_json(f"line {error.lineno}, column {error.colno}") from None
+    if not isinstance(value, dict):
+        raise errors.invalid_json("it must be an object")
+    return value
+
+
+def _check_depth(body: bytes) -> None:
+    depth = 0
+    for bracket in re.finditer(rb"[\[\]{}]", STRINGS.sub(b"", body)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise errors.invalid_json(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        doubled = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise errors.invalid_json(f"the key {errors.quoted(doubled)} stands there twice")
+    return value
+
+
+def _bounded_int(digits: str) -> int:
+    return int(digits[: MAX_INTEGER_DIGITS + 1])

@@ -1,0 +1,29 @@
+"""What the routes work with, handed to them by the application: no globals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from server.core.catalogue import Catalogue
+from server.core.settings import Settings
+from server.dispatch.dispatcher import Dispatcher
+from server.images.store import FileStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server's parts. `base_url` is what result URLs start with, without a slash at the end."""
+
+    settings: Settings
+    catalogue: Catalogue
+    dispatcher: Dispatcher
+    files: FileStore
+    base_url: str
+    started_unix_seconds: int
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services

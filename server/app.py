@@ -1,0 +1,106 @@
+"""The composition root: the only place where the server's parts are built and joined.
+
+Knows every part; decides nothing. Importing it imports no torch and starts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from server import __version__
+from server.api import files, health, images, models
+from server.api.envelope import Edge, install_handlers
+from server.api.schemas import GenerationBody
+from server.api.services import Services
+from server.core.catalogue import Catalogue
+from server.core.settings import Settings
+from server.dispatch.dispatcher import Dispatcher
+from server.dispatch.worker_process import WorkerSettings
+from server.images.store import FileStore
+
+log = logging.getLogger("safelight.app")
+PREFIXES = ("/v1", "/api", "")
+SWEEP_SECONDS = 30.0
+BODY_DESCRIPTION: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": GenerationBody.model_json_schema()}}}
+}
+
+
+def build_services(settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path) -> Services:
+    """The parts of one server, built but not started. base_url: what result URLs start with."""
+    worker = WorkerSettings(catalogue.specs(), settings.device, settings.threads, settings.worker_silence_seconds)
+    return Services(
+        settings=settings,
+        catalogue=catalogue,
+        dispatcher=Dispatcher(worker, settings.max_waiting_images),
+        files=FileStore(files_folder, settings.file_lifetime_seconds),
+        base_url=base_url.rstrip("/"),
+        started_unix_seconds=int(time.time()),
+    )
+
+
+def build_app(services: Services) -> ASGIApp:
+    """The whole server as one ASGI application; its lifespan starts and ends the worker."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(services.files.open)
+        async with _running(services):
+            yield
+
+    app = FastAPI(title="Safelight", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app.state.services = services
+    install_handlers(app)
+    _add_routes(app)
+    return Edge(app)
+
+
+@contextlib.asynccontextmanager
+async def _running(services: Services) -> AsyncIterator[None]:
+    services.dispatcher.start()
+    sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        await services.dispatcher.stop()
+        await asyncio.to_thread(services.files.close)
+
+
+async def _sweep(store: FileStore) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await asyncio.to_thread(store.sweep)
+        except OSError:
+            log.exception("expired files could not be deleted; trying again")
+
+
+def _add_routes(app: FastAPI) -> None:
+    for prefix in PREFIXES:
+        is_listed = prefix == "/v1"
+        for path, endpoint, method, extra in (
+            ("/images/generations", images.generate, "POST", BODY_DESCRIPTION),
+            ("/models", models.list_models, "GET", None),
+            ("/models/{model:path}", models.get_model, "GET", None),
+        ):
+            app.add_api_route(
+                prefix + path,
+                endpoint,
+                methods=[method],
+                openapi_extra=extra,
+                include_in_schema=is_listed,
+                response_model=None,
+            )
+    app.add_api_route("/files/{name}", files.get_file, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/health/live", health.live, methods=["GET"], response_model=None)
+    app.add_api_route("/health/ready", health.ready, methods=["GET"], response_model=None)

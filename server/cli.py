@@ -1,0 +1,144 @@
+"""The console command `safelight`: serve, check, models.
+
+Knows flags and what a person at a terminal wants to read; builds nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+
+from pipelines.messages import ModelReport, ModelSpec
+from server import __version__
+from server.api.services import Services
+from server.core import log
+from server.core.catalogue import Catalogue, CatalogueProblem, load_catalogue
+from server.core.settings import Settings, SettingsProblem, load_settings
+from server.listener import bind, serve
+
+app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
+MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
+USAGE_ERROR = 2
+
+
+def fail(*problems: str) -> NoReturn:
+    for problem in problems:
+        typer.secho(f"error: {problem}", fg="red", err=True)
+    raise typer.Exit(USAGE_ERROR)
+
+
+def configured(**flags: Any) -> tuple[Settings, Catalogue]:
+    """Settings and catalogue, or the end of the command with every problem named."""
+    try:
+        settings = load_settings(flags)
+        return settings, load_catalogue(settings.models)
+    except (SettingsProblem, CatalogueProblem) as problem:
+        fail(*problem.problems)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Safelight: an image server for your own house."""
+    if version:
+        typer.echo(f"safelight {__version__}")
+        raise typer.Exit
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="The address to listen on (loopback only).")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.")] = None,
+    models: MODELS_FLAG = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the worker.")] = None,
+    public_base_url: Annotated[str | None, typer.Option(help="What result URLs start with.")] = None,
+    files_folder: Annotated[Path | None, typer.Option(help="Where result files live for their hour.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve pictures over HTTP until stopped."""
+    settings, catalogue = configured(
+        host=host,
+        port=port,
+        models=models,
+        device=device,
+        threads=threads,
+        public_base_url=public_base_url,
+        files_folder=files_folder,
+        log_level=log_level,
+    )
+    if not settings.is_loopback:
+        fail(
+            f"refusing to listen on {settings.host}: there are no keys yet, so anybody who reaches this address could "
+            "draw. Use 127.0.0.1, and a tunnel or an authenticating proxy for other machines."
+        )
+    log.configure(settings.log_level)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Is another server running?")
+    with listener:
+        asyncio.run(serve(settings, catalogue, listener, print_welcome))
+
+
+def print_welcome(address: str, services: Services) -> None:
+    """The address, and a line that draws a first picture when pasted into a shell."""
+    reports = services.dispatcher.state.models.values()
+    served = ", ".join(report.id for report in reports if not report.problem) or "no model at all"
+    typer.echo(f"\nSafelight serves {served} on {address}")
+    for report in reports:
+        if report.problem:
+            typer.secho(f"  {report.id} is unavailable: {report.problem}", fg="yellow")
+    body = '{"prompt": "a large red circle on a blue background", "response_format": "b64_json"}'
+    typer.echo(
+        "\nA first picture, into picture.png:\n\n"
+        f"  curl -s {address}/v1/images/generations -H 'Content-Type: application/json' -d '{body}' \\\n"
+        """    | python3 -c 'import base64, json, sys; """
+        """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))' > picture.png\n"""
+    )
+    sys.stdout.flush()
+
+
+@app.command()
+def check(models: MODELS_FLAG = None) -> None:
+    """Check the settings, models.yaml and every model's files; exit 1 when a model cannot be served."""
+    settings, catalogue = configured(models=models)
+    reports = check_models(catalogue.specs())
+    for report in reports:
+        typer.echo(f"{report.id}: {report.problem or 'ok'}")
+    broken = [report.id for report in reports if report.problem]
+    typer.echo(f"{settings.models}: {len(reports)} models, {len(broken)} with problems")
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command("models")
+def models_command(models: MODELS_FLAG = None) -> None:
+    """List what is configured, what is present, and where."""
+    _, catalogue = configured(models=models)
+    specs = catalogue.specs()
+    for spec, report in zip(specs, check_models(specs), strict=True):
+        entry = catalogue.models[spec.id]
+        marker = " (default)" if spec.id == catalogue.default_model else ""
+        typer.echo(f"{spec.id}{marker}")
+        typer.echo(f"  family   {spec.family}\n  folder   {spec.folder}")
+        typer.echo(f"  state    {'unavailable: ' + report.problem if report.problem else 'present'}")
+        typer.echo(
+            f"  draws    {entry.defaults.size}, {entry.defaults.steps} steps, guidance {entry.defaults.guidance_scale:g}"
+        )
+
+
+def check_models(specs: tuple[ModelSpec, ...]) -> list[ModelReport]:
+    """Ask a short process of the worker's side: only that side knows what a sound model folder is."""
+    lines = b"".join(msgspec.json.encode(spec) + b"\n" for spec in specs)
+    command = [sys.executable, "-m", "pipelines.check"]
+    finished = subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True)
+    return [msgspec.json.decode(line, type=ModelReport) for line in finished.stdout.splitlines()]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,54 @@
+"""What a caller asked for, after the only parse, and what was drawn for it. Frozen: nothing here ever changes.
+
+Knows the vocabulary of pictures; knows no wire format and no process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.messages import SamplerName
+
+ResponseFormat = Literal["url", "b64_json"]
+SEED_LIMIT = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height in pixels."""
+
+    width_px: int
+    height_px: int
+
+    def __str__(self) -> str:
+        return f"{self.width_px}x{self.height_px}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """A request for `count` pictures, complete: every default is filled in and every value is in range."""
+
+    model: str
+    prompt: str
+    negative_prompt: str | None
+    count: int
+    size: Size
+    steps: int
+    guidance_scale: float
+    sampler: SamplerName
+    seed: int
+    response_format: ResponseFormat
+
+    def seed_of(self, index: int) -> int:
+        """Picture i is drawn with seed + i, so that each can be drawn again alone. Wraps at 2**64."""
+        return (self.seed + index) % SEED_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished picture: the PNG file, its seed, and the seconds that the device worked on it."""
+
+    png: bytes
+    seed: int
+    device_seconds: float

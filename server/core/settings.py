@@ -1,0 +1,102 @@
+"""The settings of one server: from flags, the environment (SAFELIGHT_*), and defaults, in that order.
+
+Knows names and ranges; knows nothing of what they are used for.
+Invariant: one frozen object, complete and checked before anything starts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.core.errors import did_you_mean
+
+PREFIX = "SAFELIGHT_"
+# Read by the scripts, not by the server.
+FOREIGN_VARIABLES = {"SAFELIGHT_VENV"}
+DEFAULT_CATALOGUE = Path(__file__).resolve().parents[2] / "models.yaml"
+
+
+class SettingsProblem(Exception):
+    """The settings cannot be used; `problems` are complete sentences."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """All settings. Every field can be set as SAFELIGHT_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="The address to listen on; loopback only, as there are no keys.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    models: Path = Field(default=DEFAULT_CATALOGUE, description="The catalogue, models.yaml.")
+    files_folder: Path | None = Field(
+        default=None,
+        description="Where result files live for their hour; a temporary folder of the server's own if unset.",
+    )
+    public_base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="What result URLs start with; http://HOST:PORT if unset.",
+    )
+    file_lifetime_seconds: int = Field(default=3600, ge=1, description="How long a result URL works.")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N; auto prefers cuda."
+    )
+    threads: int = Field(
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
+        ge=1,
+        le=1024,
+        description="CPU threads of the worker; all that this process may use if unset.",
+    )
+    max_body_bytes: int = Field(default=50 * 1024 * 1024, ge=1024, description="The largest request body.")
+    receive_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="How long a request body may take to arrive."
+    )
+    max_waiting_images: int = Field(default=200, ge=1, description="Pictures that may wait before callers get 503.")
+    worker_silence_seconds: float = Field(
+        default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
+    )
+    drain_seconds: int = Field(default=20, ge=0, description="How long running requests may finish after SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Flags win over the environment; a flag that is None was not given. Raises SettingsProblem."""
+    problems = _unknown_variables(environment)
+    if problems:
+        raise SettingsProblem(problems)
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsProblem([_sentence(entry) for entry in error.errors()]) from error
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | FOREIGN_VARIABLES
+    strangers = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return [f"{name}: unknown setting.{did_you_mean(name, known)}" for name in strangers]
+
+
+def _sentence(error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    return f"{PREFIX}{name.upper()} (or --{name.replace('_', '-')}): {error['msg']}"

@@ -1,0 +1,197 @@
+"""Keeps a worker alive and gives it jobs: each job ends exactly once, with a picture or with an error.
+
+Knows jobs and one worker; knows no HTTP.
+Invariant: a job leaves `_pending` at the moment its future is settled, and never otherwise. A job that had begun when
+its worker died is drawn once more, with the same seed; when that worker dies too, the job is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from pipelines.messages import (
+    Cancel,
+    Cancelled,
+    Event,
+    Failed,
+    Image,
+    ModelReport,
+    Ready,
+    Started,
+    Submit,
+)
+from server.core import errors
+from server.dispatch.worker_process import WorkerProcess, WorkerSettings
+
+log = logging.getLogger("safelight.dispatch")
+MAX_BEGINNINGS = 2
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
+# Starts in a row without a Ready, after which waiting jobs are refused rather than kept for ever.
+HOPELESS_STARTS = 3
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A job whose caller waits. `beginnings` counts the workers that have begun with it."""
+
+    submit: Submit
+    future: asyncio.Future[Image]
+    beginnings: int = 0
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """What is known of the worker now; `models` is empty until the first one was ready."""
+
+    is_ready: bool = False
+    device: str | None = None
+    pid: int | None = None
+    restarts: int = 0
+    models: dict[str, ModelReport] = field(default_factory=dict)
+
+
+class Dispatcher:
+    """Call `start` once, `draw` for every picture, `stop` once. All in one event loop."""
+
+    def __init__(self, settings: WorkerSettings, max_waiting: int) -> None:
+        self._settings, self._max_waiting = settings, max_waiting
+        self._pending: dict[str, _Pending] = {}
+        self._worker: WorkerProcess | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self.state = WorkerState()
+        self.is_ready = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to keep a worker alive; returns at once."""
+        self._keeper = asyncio.create_task(self._keep_alive(), name="worker-keeper")
+
+    async def stop(self) -> None:
+        """End the worker; jobs that are still waiting are refused."""
+        self._is_stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._worker is not None:
+            await self._worker.stop()
+        self._refuse_all(errors.shutting_down())
+
+    def check_room(self, count: int) -> None:
+        """Raises SafelightError when `count` more pictures would be too many to wait, or when the server stops."""
+        if self._is_stopping:
+            raise errors.shutting_down()
+        if len(self._pending) + count > self._max_waiting:
+            raise errors.overloaded(len(self._pending))
+
+    async def draw(self, submit: Submit) -> Image:
+        """Have one picture drawn. Cancelling the awaiting task cancels the job. Raises SafelightError."""
+        self.check_room(1)
+        future: asyncio.Future[Image] = asyncio.get_running_loop().create_future()
+        self._pending[submit.job_id] = _Pending(submit, future)
+        self._send(submit)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._forget(submit.job_id)
+            raise
+
+    def _send(self, submit: Submit) -> None:
+        """To the worker that is ready; else it waits for the next Ready."""
+        if self._worker is not None and self.state.is_ready:
+            self._worker.send(submit)
+
+    def _forget(self, job_id: str) -> None:
+        if self._pending.pop(job_id, None) is not None and self._worker is not None:
+            self._worker.send(Cancel(job_id))
+
+    async def _keep_alive(self) -> None:
+        """Start a worker, follow it to its end, and start the next, more slowly the more often none gets ready."""
+        failed_starts = 0
+        while True:
+            was_ready = await self._one_life()
+            failed_starts = 0 if was_ready else failed_starts + 1
+            if failed_starts >= HOPELESS_STARTS:
+                self._refuse_all(errors.worker_unavailable())
+            self.state.restarts += 1
+            self._settle_lost()
+            await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 4**failed_starts))
+
+    async def _one_life(self) -> bool:
+        """One worker from start to end; whether it ever was ready."""
+        worker = WorkerProcess(self._settings)
+        was_ready = False
+        try:
+            await worker.start()
+            self._worker, self.state.pid = worker, worker.pid
+            async for event in worker.events():
+                was_ready = was_ready or isinstance(event, Ready)
+                self._take(event)
+        except OSError:
+            log.exception("worker could not be started")
+        finally:
+            self.state.is_ready = False
+            self.is_ready.clear()
+            if not self._is_stopping:
+                await worker.stop()
+        return was_ready
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Ready():
+                self._on_ready(event)
+            case Started(job_id=job_id):
+                if job_id in self._pending:
+                    self._pending[job_id].beginnings += 1
+            case Image(job_id=job_id):
+                self._settle(job_id, event)
+            case Failed(job_id=job_id):
+                log.warning("job failed", extra={"job": job_id, "code": event.code, "detail": event.detail})
+                self._settle_failed(event)
+            case Cancelled(job_id=job_id):
+                log.debug("job cancelled", extra={"job": job_id})
+            case _:
+                pass
+
+    def _on_ready(self, event: Ready) -> None:
+        self.state.is_ready, self.state.device = True, event.device
+        self.state.models = {report.id: report for report in event.models}
+        for report in event.models:
+            if report.problem:
+                log.error("model unavailable", extra={"model": report.id, "problem": report.problem})
+        log.info("worker ready", extra={"pid": self.state.pid, "device": event.device})
+        self.is_ready.set()
+        for pending in self._pending.values():
+            self._send(pending.submit)
+
+    def _settle_failed(self, event: Failed) -> None:
+        pending = self._pending.get(event.job_id)
+        if pending is None:
+            return
+        if event.code == "model_unavailable":
+            error = errors.model_unavailable(pending.submit.model)
+        elif event.code == "insufficient_memory":
+            error = errors.insufficient_memory(event.message)
+        else:
+            error = errors.generation_failed(event.message)
+        self._settle(event.job_id, error)
+
+    def _settle(self, job_id: str, outcome: Image | errors.SafelightError) -> None:
+        pending = self._pending.pop(job_id, None)
+        if pending is None or pending.future.done():
+            return
+        if isinstance(outcome, errors.SafelightError):
+            pending.future.set_exception(outcome)
+        else:
+            pending.future.set_result(outcome)
+
+    def _settle_lost(self) -> None:
+        """Refuse the jobs that two workers have died on; the others wait for the next worker."""
+        for job_id, pending in list(self._pending.items()):
+            if pending.beginnings >= MAX_BEGINNINGS:
+                self._settle(job_id, errors.worker_lost())
+
+    def _refuse_all(self, error: errors.SafelightError) -> None:
+        for job_id in list(self._pending):
+            self._settle(job_id, error)

@@ -1,0 +1,120 @@
+"""One worker process as the server sees it: started, fed, listened to, ended.
+
+Knows a socket and a process id; knows no jobs.
+Invariant: when `run` returns, the process is gone, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from pipelines.messages import (
+    FRAME_HEADER,
+    Command,
+    Event,
+    FramingError,
+    ModelSpec,
+    Shutdown,
+    Start,
+    frame_length,
+    to_event,
+    to_frame,
+)
+
+log = logging.getLogger("safelight.worker")
+HEARTBEAT_SECONDS = 0.5
+STOP_SECONDS = 2.0
+# A worker that is still importing its libraries is silent for longer than one that works.
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker process is started with. `silence_seconds`: without an event for so long, it counts as hung."""
+
+    models: tuple[ModelSpec, ...]
+    device: str
+    threads: int
+    silence_seconds: float
+
+
+class WorkerProcess:
+    """Use `start`, then iterate `events` until it ends, then `stop`."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Spawn the process and send it its settings. Raises OSError when it cannot be spawned."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "pipelines.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Signals to the server's group (Ctrl-C) must not reach the worker: the server ends it in good order.
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(self._settings.threads)},
+            )
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
+        settings = self._settings
+        self.send(Start(settings.models, settings.device, settings.threads, HEARTBEAT_SECONDS))
+
+    def send(self, command: Command) -> None:
+        """Queue a command for the worker. One that is already gone takes nothing; its end shows in `events`."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(to_frame(command))
+
+    async def events(self) -> AsyncIterator[Event]:
+        """The worker's events, until it ends, falls silent, or talks nonsense; the reason is logged."""
+        limit_seconds = START_SECONDS
+        try:
+            while True:
+                async with asyncio.timeout(limit_seconds):
+                    event = await self._next_event()
+                limit_seconds = self._settings.silence_seconds
+                yield event
+        except TimeoutError:
+            log.error("worker silent", extra={"pid": self.pid, "seconds": limit_seconds})
+        except (asyncio.IncompleteReadError, ConnectionError):
+            log.warning("worker ended", extra={"pid": self.pid})
+        except FramingError as error:
+            log.error("worker sent no frame of ours", extra={"pid": self.pid, "reason": str(error)})
+
+    async def _next_event(self) -> Event:
+        if self._reader is None:
+            raise ConnectionError
+        length = frame_length(await self._reader.readexactly(FRAME_HEADER.size))
+        return to_event(await self._reader.readexactly(length))
+
+    async def stop(self) -> None:
+        """End the process: politely first, then for certain. Safe to call twice."""
+        process = self._process
+        if process is None:
+            return
+        self.send(Shutdown())
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if self._writer is not None:
+            self._writer.close()
+        log.info("worker stopped", extra={"pid": process.pid, "status": process.returncode})

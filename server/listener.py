@@ -1,0 +1,76 @@
+"""Runs the application on a socket that is already bound, and says when it can draw.
+
+Knows uvicorn and signals; knows no routes.
+Invariant: when `serve` returns, the worker is gone and the port is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from server.api.services import Services
+from server.app import build_app, build_services
+from server.core.catalogue import Catalogue
+from server.core.settings import Settings
+
+READY_POLL_SECONDS = 0.05
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises OSError when the address is taken or not ours."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """The URL of a bound socket, as a client on this machine writes it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    settings: Settings, catalogue: Catalogue, listener: socket.socket, on_ready: Callable[[str, Services], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT. `on_ready` is called once, when a worker takes jobs for the first time."""
+    address = address_of(listener)
+    with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
+        folder = settings.files_folder or Path(own_folder)
+        services = build_services(settings, catalogue, settings.public_base_url or address, folder)
+        server = uvicorn.Server(_config(services))
+        announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            announcer.cancel()
+            await asyncio.gather(announcer, return_exceptions=True)
+
+
+def _config(services: Services) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(services),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=services.settings.drain_seconds,
+        lifespan="on",
+    )
+
+
+async def _announce(server: uvicorn.Server, services: Services, on_ready: Callable[[], None]) -> None:
+    await services.dispatcher.is_ready.wait()
+    while not server.started:
+        await asyncio.sleep(READY_POLL_SECONDS)
+    on_ready()
