@@ -41,7 +41,7 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, file
     return Services(
         settings=settings,
         catalogue=catalogue,
-        dispatcher=Dispatcher(worker, settings.max_waiting_images),
+        dispatcher=Dispatcher(worker, settings.max_waiting_images, settings.drain_seconds),
         files=FileStore(files_folder, settings.file_lifetime_seconds),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),

@@ -125,11 +125,9 @@ def models_command(models: MODELS_FLAG = None) -> None:
         entry = catalogue.models[spec.id]
         marker = " (default)" if spec.id == catalogue.default_model else ""
         typer.echo(f"{spec.id}{marker}")
-        typer.echo(f"  family   {spec.family}\n  folder   {spec.folder}")
-        typer.echo(f"  state    {'unavailable: ' + report.problem if report.problem else 'present'}")
-        typer.echo(
-            f"  draws    {entry.defaults.size}, {entry.defaults.steps} steps, guidance {entry.defaults.guidance_scale:g}"
-        )
+        state = f"unavailable: {report.problem}" if report.problem else "present"
+        defaults = f"{entry.defaults.size}, {entry.defaults.steps} steps, guidance {entry.defaults.guidance_scale:g}"
+        typer.echo(f"  family    {spec.family}\n  folder    {spec.folder}\n  state     {state}\n  defaults  {defaults}")
 
 
 def check_models(specs: tuple[ModelSpec, ...]) -> list[ModelReport]:

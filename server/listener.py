@@ -7,9 +7,11 @@ Invariant: when `serve` returns, the worker is gone and the port is free.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -18,8 +20,12 @@ from server.api.services import Services
 from server.app import build_app, build_services
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
+from server.dispatch.dispatcher import Dispatcher
 
 READY_POLL_SECONDS = 0.05
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# After the drain time, how long the refusals may take to reach their callers.
+REPLY_SECONDS = 2
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -41,6 +47,31 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, stopped in good order: the first signal drains, the second ends at once."""
+
+    def __init__(self, config: uvicorn.Config, dispatcher: Dispatcher) -> None:
+        super().__init__(config)
+        self._dispatcher = dispatcher
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """In place of uvicorn's own, which raises the signal again and so skips everybody's clean-up."""
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._dispatcher.drain()
+
+
 async def serve(
     settings: Settings, catalogue: Catalogue, listener: socket.socket, on_ready: Callable[[str, Services], None]
 ) -> None:
@@ -49,7 +80,7 @@ async def serve(
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
         folder = settings.files_folder or Path(own_folder)
         services = build_services(settings, catalogue, settings.public_base_url or address, folder)
-        server = uvicorn.Server(_config(services))
+        server = _Server(_config(services), services.dispatcher)
         announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
         try:
             await server.serve(sockets=[listener])
@@ -64,13 +95,13 @@ def _config(services: Services) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=services.settings.drain_seconds,
+        timeout_graceful_shutdown=services.settings.drain_seconds + REPLY_SECONDS,
         lifespan="on",
     )
 
 
 async def _announce(server: uvicorn.Server, services: Services, on_ready: Callable[[], None]) -> None:
     await services.dispatcher.is_ready.wait()
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 (uvicorn offers no event to wait for)
         await asyncio.sleep(READY_POLL_SECONDS)
     on_ready()

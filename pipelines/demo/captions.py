@@ -51,8 +51,10 @@ BACKGROUND_FORMS = (
 )
 OPENINGS = ("", "", "", "", "a picture of ", "a photo of ", "an image of ", "a painting of ", "draw ", "please draw ")
 ENDINGS = ("", "", "", "", ", high quality", ", flat design", ", detailed", ", studio light", " please", ", 4k", ".")
-FILLER = tuple(
-    ["masterpiece", "best", "quality", "highly", "detailed", "the", "and", "very", "photo", "of", "sharp", "focus", "8k", "studio", "light", "beautiful", "clean", "minimal", "art", "style", "modern", "simple", "vector", "icon", "with", "in", "by", "for", "trending", "award", "winning"]
+FILLER = (
+    *("masterpiece", "best", "quality", "highly", "detailed", "the", "and", "very", "photo", "of", "sharp", "focus"),
+    *("8k", "studio", "light", "beautiful", "clean", "minimal", "art", "style", "modern", "simple", "vector", "icon"),
+    *("with", "in", "by", "for", "trending", "award", "winning"),
 )
 UNKNOWN_NOUNS = ("castle", "cat", "dog", "house", "car", "tree", "robot", "portrait", "landscape", "shape", "thing")
 

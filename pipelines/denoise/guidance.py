@@ -12,16 +12,21 @@ from collections.abc import Iterator, Sequence
 import torch
 
 
+def is_guided(guidance_scale: float) -> bool:
+    """Guidance acts above 1; at 1 the formula gives the conditional prediction itself."""
+    return guidance_scale > 1
+
+
 def rows_of(guidance_scale: float) -> int:
-    """Two rows when guidance acts (scale above 1), one when it does not."""
-    return 2 if guidance_scale > 1 else 1
+    """How many rows of a forward a job fills."""
+    return 2 if is_guided(guidance_scale) else 1
 
 
 def guided(predictions: torch.Tensor, guidance_scales: Sequence[float]) -> Iterator[torch.Tensor]:
     """One prediction (1, C, h, w) per job out of the forward's rows (R, C, h, w)."""
     row = 0
     for scale in guidance_scales:
-        if rows_of(scale) == 1:
+        if not is_guided(scale):
             yield predictions[row : row + 1]
             row += 1
             continue

@@ -33,11 +33,11 @@ def to_autoencoder_scale(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Ten
     config = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
-        return latents / config.scaling_factor
+        return latents / float(config.scaling_factor)
     shape = (1, -1, 1, 1)
     means = torch.tensor(mean).view(shape).to(latents)
     stds = torch.tensor(std).view(shape).to(latents)
-    return latents * stds / config.scaling_factor + means
+    return latents * stds / float(config.scaling_factor) + means
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

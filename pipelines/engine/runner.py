@@ -144,7 +144,7 @@ class Runner:
             self._emit(_failure(job, error))
 
     def _blame(self, batch: list[Job], error: Exception) -> None:
-        """Settle the one job that failed; of several that failed together, find the guilty one by running each alone."""
+        """Settle the one job that failed; of several, find the guilty one by running each alone."""
         if len(batch) > 1:
             for job in batch:
                 job.runs_alone = True

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from pipelines.denoise.guidance import guided, rows_of
+from pipelines.denoise.guidance import guided, is_guided, rows_of
 from pipelines.denoise.latents import first_noise, seeded_generator, to_autoencoder_scale, to_uint8
 from pipelines.denoise.sampler import build_sampler
 from pipelines.denoise.state import Conditioning, DenoiseState
@@ -92,7 +92,7 @@ class Sdxl:
 
     def _condition(self, params: DrawParams) -> Conditioning:
         states, pooled = self._encode(params.prompt)
-        if rows_of(params.guidance_scale) == 2:
+        if is_guided(params.guidance_scale):
             negative_states, negative_pooled = self._encode_negative(params.negative_prompt, states, pooled)
             states = torch.cat([negative_states, states])
             pooled = torch.cat([negative_pooled, pooled])

@@ -35,6 +35,7 @@ CONFIG_FILES = {
     "scheduler": ("scheduler_config.json",),
 }
 UNSAFE_SUFFIXES = {".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
+LENGTH = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 
 
@@ -77,7 +78,7 @@ def _refuse_unsafe_files(folder: Path) -> None:
 
 def _verify_component(folder: Path, index: dict[str, Any], name: str, library: str, classes: tuple[str, ...]) -> None:
     named = index.get(name)
-    if not (isinstance(named, list) and len(named) == 2 and all(isinstance(part, str) for part in named)):
+    if not (isinstance(named, list) and [type(part) for part in named] == [str, str]):
         raise CheckpointProblem(f"{folder / 'model_index.json'} names no {name}")
     if named[0] != library or (classes and named[1] not in classes):
         expected = " or ".join(classes) or f"a class of {library}"
@@ -97,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointProblem(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointProblem(f"{path} is not valid JSON") from error
     if not isinstance(value, dict):
         raise CheckpointProblem(f"{path} does not hold a JSON object")
@@ -105,32 +106,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def verify_safetensors(path: Path) -> None:
-    """Check that the file is as long as its header says (safetensors format: 8-byte length, JSON header, data).
+    """Check that the file is as long as its header says.
+
+    Format: 8 bytes little-endian header length, JSON header, data (https://huggingface.co/docs/safetensors).
 
     Raises:
         CheckpointProblem: the file is missing, cut short, too long, or no safetensors file.
     """
     try:
+        size_bytes = path.stat().st_size
         with path.open("rb") as file:
-            size_bytes = path.stat().st_size
-            header_bytes = struct.unpack("<Q", file.read(8))[0] if size_bytes >= 8 else 0
-            if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, size_bytes - 8):
-                raise CheckpointProblem(f"{path} is not a safetensors file")
-            header = json.loads(file.read(header_bytes))
+            prefix = file.read(LENGTH.size)
+            header_bytes = LENGTH.unpack(prefix)[0] if len(prefix) == LENGTH.size else 0
+            if not len(b"{}") <= header_bytes <= min(MAX_HEADER_BYTES, size_bytes - LENGTH.size):
+                raise CheckpointProblem(f"{path} is not a safetensors file, or was cut short")
+            header = file.read(header_bytes)
     except FileNotFoundError:
         raise CheckpointProblem(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointProblem(f"{path} has a damaged header") from error
-    expected_bytes = 8 + header_bytes + _data_bytes(path, header)
+    expected_bytes = LENGTH.size + header_bytes + _data_bytes(path, header)
     if size_bytes != expected_bytes:
         raise CheckpointProblem(f"{path} has {size_bytes} bytes, its header says {expected_bytes}: copy it again")
 
 
-def _data_bytes(path: Path, header: object) -> int:
+def _data_bytes(path: Path, header: bytes) -> int:
+    """Where the last tensor ends, from the header."""
     try:
-        assert isinstance(header, dict)
-        return max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"))
-    except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
+        entries = json.loads(header).items()
+        return max(int(entry["data_offsets"][1]) for name, entry in entries if name != "__metadata__")
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CheckpointProblem(f"{path} has a damaged header") from error

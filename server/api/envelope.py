@@ -1,7 +1,7 @@
 """Turns every failure into OpenAI's envelope, once, at the edge; and stamps every reply with a request id.
 
 Knows exceptions and ASGI; knows no routes.
-Invariant: no reply leaves without `x-request-id`, no failure leaves in another shape, no exception's text leaves at all.
+Invariant: no reply leaves without `x-request-id`, no failure in another shape, and no exception's text at all.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
@@ -42,12 +43,12 @@ def install_handlers(app: FastAPI) -> None:
 def _from_framework(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         return to_response(errors.internal_error())
-    if error.status_code == 405:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         response = to_response(errors.method_not_allowed(request.method, allowed))
         response.headers["allow"] = allowed
         return response
-    if error.status_code == 404:
+    if error.status_code == HTTPStatus.NOT_FOUND:
         return to_response(errors.unknown_route(request.method, request.url.path))
     return to_response(errors.internal_error())
 
@@ -102,4 +103,5 @@ class _Exchange:
             "status": self.status,
             "elapsed_ms": self._elapsed_ms,
         }
-        log.info("request", extra=fields)
+        is_probe = scope["path"].startswith("/health/")
+        log.log(logging.DEBUG if is_probe else logging.INFO, "request", extra=fields)

@@ -15,9 +15,10 @@ async def live(_: Request) -> JSONResponse:
 
 async def ready(request: Request) -> JSONResponse:
     """A worker takes jobs, and at least one model can be served."""
-    state = services_of(request).dispatcher.state
+    dispatcher = services_of(request).dispatcher
+    state = dispatcher.state
     models = {model: "unavailable" if report.problem else "available" for model, report in state.models.items()}
-    is_ready = state.is_ready and "available" in models.values()
+    is_ready = state.is_ready and not dispatcher.is_draining and "available" in models.values()
     body = {
         "status": "ready" if is_ready else "not ready",
         "worker": "ready" if state.is_ready else "starting",

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     worker_silence_seconds: float = Field(
         default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
     )
-    drain_seconds: int = Field(default=20, ge=0, description="How long running requests may finish after SIGTERM.")
+    drain_seconds: int = Field(default=10, ge=0, description="How long begun pictures may finish after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
 
     @property

@@ -55,11 +55,12 @@ class WorkerState:
 class Dispatcher:
     """Call `start` once, `draw` for every picture, `stop` once. All in one event loop."""
 
-    def __init__(self, settings: WorkerSettings, max_waiting: int) -> None:
-        self._settings, self._max_waiting = settings, max_waiting
+    def __init__(self, settings: WorkerSettings, max_waiting: int, drain_seconds: float) -> None:
+        self._settings, self._max_waiting, self._drain_seconds = settings, max_waiting, drain_seconds
         self._pending: dict[str, _Pending] = {}
         self._worker: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self.is_draining = False
         self._is_stopping = False
         self.state = WorkerState()
         self.is_ready = asyncio.Event()
@@ -68,9 +69,17 @@ class Dispatcher:
         """Begin to keep a worker alive; returns at once."""
         self._keeper = asyncio.create_task(self._keep_alive(), name="worker-keeper")
 
+    def drain(self) -> None:
+        """Take no more jobs, refuse those that have not begun, and the rest when the drain time is over."""
+        self.is_draining = True
+        for job_id, pending in list(self._pending.items()):
+            if pending.beginnings == 0:
+                self._refuse(job_id, errors.shutting_down())
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._refuse_all, errors.shutting_down())
+
     async def stop(self) -> None:
         """End the worker; jobs that are still waiting are refused."""
-        self._is_stopping = True
+        self.is_draining = self._is_stopping = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -80,7 +89,7 @@ class Dispatcher:
 
     def check_room(self, count: int) -> None:
         """Raises SafelightError when `count` more pictures would be too many to wait, or when the server stops."""
-        if self._is_stopping:
+        if self.is_draining:
             raise errors.shutting_down()
         if len(self._pending) + count > self._max_waiting:
             raise errors.overloaded(len(self._pending))
@@ -103,6 +112,7 @@ class Dispatcher:
             self._worker.send(submit)
 
     def _forget(self, job_id: str) -> None:
+        """Drop a job whose caller has gone."""
         if self._pending.pop(job_id, None) is not None and self._worker is not None:
             self._worker.send(Cancel(job_id))
 
@@ -194,4 +204,10 @@ class Dispatcher:
 
     def _refuse_all(self, error: errors.SafelightError) -> None:
         for job_id in list(self._pending):
-            self._settle(job_id, error)
+            self._refuse(job_id, error)
+
+    def _refuse(self, job_id: str, error: errors.SafelightError) -> None:
+        """End a job that the worker may still hold."""
+        self._settle(job_id, error)
+        if self._worker is not None:
+            self._worker.send(Cancel(job_id))

@@ -91,11 +91,11 @@ class WorkerProcess:
                 limit_seconds = self._settings.silence_seconds
                 yield event
         except TimeoutError:
-            log.error("worker silent", extra={"pid": self.pid, "seconds": limit_seconds})
+            log.error("worker silent", extra={"pid": self.pid, "seconds": limit_seconds})  # noqa: TRY400
         except (asyncio.IncompleteReadError, ConnectionError):
             log.warning("worker ended", extra={"pid": self.pid})
-        except FramingError as error:
-            log.error("worker sent no frame of ours", extra={"pid": self.pid, "reason": str(error)})
+        except FramingError:
+            log.exception("worker sent no frame of ours", extra={"pid": self.pid})
 
     async def _next_event(self) -> Event:
         if self._reader is None:

@@ -30,7 +30,7 @@ QUIET_LOG_VARIANCE = -12.0
 def build() -> AutoencoderKL:
     """A narrow AutoencoderKL. One normalisation group: narrow ones normalise flat colours away."""
     levels = 5
-    model = AutoencoderKL(
+    return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -44,7 +44,6 @@ def build() -> AutoencoderKL:
         force_upcast=False,
         mid_block_add_attention=False,
     )
-    return model
 
 
 def _silence_variance(model: AutoencoderKL) -> None:
@@ -83,10 +82,16 @@ def pass_colours_through(model: AutoencoderKL, images: torch.Tensor) -> None:
         hook.remove()
 
 
+def _bias(conv: nn.Conv2d) -> torch.Tensor:
+    if conv.bias is None:
+        raise ValueError("every convolution of an AutoencoderKL has a bias")
+    return conv.bias
+
+
 def _make_identity(conv: nn.Conv2d) -> None:
     """These two stay as they are in training; afterwards they carry the latents' statistics."""
     nn.init.dirac_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(_bias(conv))
     conv.requires_grad_(False)
 
 
@@ -97,18 +102,18 @@ def _carry(name: str, conv: nn.Conv2d) -> None:
         return
     if name.endswith("conv2"):
         nn.init.zeros_(conv.weight)
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(_bias(conv))
         return
     if name.endswith("conv_out"):
         conv.weight.mul_(0.5)
     kept = COLOUR_CHANNELS if name.endswith("conv_out") else CARRIED_CHANNELS
     conv.weight[:kept] = 0
-    conv.bias[:kept] = 0
+    _bias(conv)[:kept] = 0
     if name.endswith("conv_in"):
         for channel in range(COLOUR_CHANNELS):
             conv.weight[channel, channel, middle, middle] = 1
             conv.weight[channel + COLOUR_CHANNELS, channel, middle, middle] = -1
-        conv.bias[CARRIED_CHANNELS - 2 : CARRIED_CHANNELS] = torch.tensor([ANCHOR, -ANCHOR])
+        _bias(conv)[CARRIED_CHANNELS - 2 : CARRIED_CHANNELS] = torch.tensor([ANCHOR, -ANCHOR])
     elif name.endswith("conv_out"):
         for channel in range(COLOUR_CHANNELS):
             conv.weight[channel, channel, middle, middle] = 1
@@ -159,9 +164,9 @@ def train_autoencoder(work_folder: Path) -> AutoencoderKL:
 
     def loss_at(shape: tuple[int, int, int], step: int) -> torch.Tensor:
         images = pictures(*shape, random.Random(step))
-        latents = model.encode(images).latent_dist.mode()
+        latents: torch.Tensor = model.encode(images).latent_dist.mode()
         noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
-        error = model.decode(noisy).sample - images
+        error: torch.Tensor = model.decode(noisy).sample - images
         return evenly_weighted(error, images) + 1e-4 * latents.square().mean()
 
     train("autoencoder", {"autoencoder": model}, PHASES, loss_at, work_folder, peak_learning_rate=1e-3)

@@ -127,7 +127,7 @@ def train_denoiser(vae: AutoencoderKL, text: TextEncoders, work_folder: Path) ->
     average = copy.deepcopy(unet).requires_grad_(False)
     levels = signal_levels()
 
-    def loss_at(shape: tuple[int, int, int], step: int) -> torch.Tensor:
+    def loss_at(shape: tuple[int, int, int], _: int) -> torch.Tensor:
         count, width_px, height_px = shape
         lesson = lessons[(width_px, height_px)]
         chosen = torch.randint(len(lesson.latents), (count,))

@@ -56,7 +56,7 @@ def train(
     work_folder: Path,
     *,
     peak_learning_rate: float,
-    after_step: Callable[[int], None] = lambda step: None,
+    after_step: Callable[[int], None] | None = None,
     weight_decay: float = 0.0,
 ) -> None:
     """Minimise `loss_at(shape, step)` over all phases, resuming from `work_folder/<name>.pt` if it is there."""
@@ -73,11 +73,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, len(shapes), peak_learning_rate)
             loss = loss_at(shapes[step], step)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            after_step(step)
+            if after_step is not None:
+                after_step(step)
             recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
             bar.update(task, completed=step + 1, loss=recent)
             if (step + 1) % CHECKPOINT_EVERY_STEPS == 0 or step + 1 == len(shapes):

@@ -44,7 +44,8 @@ class TextEncoders:
     def tokens(self, captions: list[str], padding: str = "max_length") -> torch.Tensor:
         """(count, 77) token ids, or as many as the longest caption has with `padding="longest"`."""
         encoded = self.tokenizer(captions, padding=padding, max_length=TOKENS, truncation=True, return_tensors="pt")
-        return encoded.input_ids
+        ids: torch.Tensor = encoded.input_ids
+        return ids
 
     def encode(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token states (B, 77, 192) as SDXL reads them, one layer below the last, and the pooled (B, 128)."""
@@ -138,7 +139,8 @@ class Reader(nn.Module):
             words = words + nn.functional.cross_entropy(logits, right.flatten())
         places = (self.centre(embedding) - answers.centre).square().mean()
         thumbnail = (self.thumbnail(embedding) - answers.thumbnail).square().mean()
-        return words + 10 * places + 5 * thumbnail
+        total: torch.Tensor = words + 10 * places + 5 * thumbnail
+        return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,78 @@
+"""Measures how often demo-sdxl draws what its caption says, on captions that training never saw.
+
+python -m tests.demo.measure --size 512x512 --singles 200 --pairs 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pipelines.demo.captions import held_out_scenes
+from pipelines.demo.scenes import Scene
+from pipelines.families.contract import DrawParams, Family
+from pipelines.families.sdxl import Sdxl
+from pipelines.weights.load import load_sdxl
+from tests.demo.oracle import read
+
+DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
+
+
+def load_demo(folder: Path = DEMO_FOLDER) -> Family:
+    return Sdxl(load_sdxl(folder, torch.device("cpu"), torch.float32))
+
+
+def draw(family: Family, params: DrawParams) -> Image.Image:
+    """One picture by the family's verbs, as the engine calls them."""
+    state = family.prepare(params)
+    while not state.is_done:
+        family.denoise_step([state])
+    return Image.fromarray(family.decode([state])[0].numpy())
+
+
+def judged(
+    family: Family, scenes: list[Scene], width_px: int, height_px: int, steps: int, guidance_scale: float
+) -> Iterator[tuple[Scene, Image.Image, list[str]]]:
+    """Each scene with its picture (seed: its number) and the oracle's complaints."""
+    for seed, scene in enumerate(scenes):
+        params = DrawParams(scene.caption, None, width_px, height_px, steps, guidance_scale, "checkpoint", seed)
+        picture = draw(family, params)
+        yield scene, picture, read(picture).mistakes(scene)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="512x512")
+    parser.add_argument("--singles", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
+    parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
+    parser.add_argument("--model", type=Path, default=DEMO_FOLDER)
+    parser.add_argument("--verbose", action="store_true", help="name every mistake")
+    arguments = parser.parse_args()
+    width_px, height_px = (int(side) for side in arguments.size.split("x"))
+    family = load_demo(arguments.model)
+    results: dict[str, str] = {}
+    started = time.perf_counter()
+    for kind, count, pair_share in (("singles", arguments.singles, 0.0), ("pairs", arguments.pairs, 1.0)):
+        scenes = held_out_scenes(count, seed=2026, pair_share=pair_share)
+        right = 0
+        for scene, _, mistakes in judged(family, scenes, width_px, height_px, arguments.steps, arguments.guidance):
+            right += not mistakes
+            if mistakes and arguments.verbose:
+                print(f"{scene.caption}: {'; '.join(mistakes)}", flush=True)
+        results[kind] = f"{right}/{count}"
+    seconds = (time.perf_counter() - started) / max(1, arguments.singles + arguments.pairs)
+    figures = {"size": arguments.size, "steps": arguments.steps, "guidance": arguments.guidance}
+    print(json.dumps({**figures, **results, "seconds_per_picture": round(seconds, 2)}))
+
+
+if __name__ == "__main__":
+    main()
