@@ -1,0 +1,141 @@
+"""The worker process by itself: real process, real socket, no server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.messages import (
+    FRAME_HEADER,
+    Cancel,
+    Cancelled,
+    Command,
+    Event,
+    Failed,
+    Heartbeat,
+    Image,
+    ModelSpec,
+    Progress,
+    Ready,
+    Shutdown,
+    Start,
+    Submit,
+    frame_length,
+    to_event,
+    to_frame,
+)
+
+DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
+
+
+class Worker:
+    """A worker process and our end of its socket."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = socket.socketpair()
+        self._ours.settimeout(120)
+        with theirs:
+            command = [sys.executable, "-m", "pipelines.worker", str(theirs.fileno())]
+            self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL)
+
+    def send(self, command: Command) -> None:
+        self._ours.sendall(to_frame(command))
+
+    def send_raw(self, content: bytes) -> None:
+        self._ours.sendall(content)
+
+    def receive(self, *, heartbeats: bool = False) -> Event:
+        while True:
+            event = to_event(self._exactly(frame_length(self._exactly(FRAME_HEADER.size))))
+            if heartbeats or not isinstance(event, Heartbeat):
+                return event
+
+    def receive_until(self, kind: type[Event]) -> list[Event]:
+        events = [self.receive()]
+        while not isinstance(events[-1], kind):
+            events.append(self.receive())
+        return events
+
+    def _exactly(self, count: int) -> bytes:
+        received = b""
+        while len(received) < count:
+            part = self._ours.recv(count - len(received))
+            assert part, "the worker ended"
+            received += part
+        return received
+
+    def close(self) -> None:
+        self._ours.close()
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    started = Worker()
+    specs = (ModelSpec("demo", "sdxl", str(DEMO_FOLDER)), ModelSpec("absent", "sdxl", "/nowhere"))
+    started.send(Start(specs, "cpu", 1, heartbeat_seconds=0.1))
+    yield started
+    started.close()
+    started.process.kill()
+    started.process.wait()
+
+
+def job(job_id: str, *, model: str = "demo", steps: int = 2, size_px: int = 256) -> Submit:
+    return Submit(
+        job_id, model, "a red circle", None, size_px, size_px, steps, 1.0, "checkpoint", 5, wants_progress=True
+    )
+
+
+def test_it_reports_its_models_then_draws(worker: Worker) -> None:
+    ready = worker.receive()
+    assert isinstance(ready, Ready)
+    assert ready.device == "cpu"
+    assert [(report.id, report.problem is None) for report in ready.models] == [("demo", True), ("absent", False)]
+    worker.send(job("a"))
+    events = worker.receive_until(Image)
+    assert [(event.step, event.steps) for event in events if isinstance(event, Progress)] == [(1, 2), (2, 2)]
+
+
+def test_it_goes_on_after_a_job_that_fails(worker: Worker) -> None:
+    worker.send(job("a", model="absent"))
+    worker.send(job("b"))
+    events = worker.receive_until(Image)
+    assert [event.code for event in events if isinstance(event, Failed)] == ["model_unavailable"]
+
+
+def test_a_cancelled_job_makes_room_at_the_next_step(worker: Worker) -> None:
+    worker.send(job("long", steps=100, size_px=512))
+    worker.receive_until(Progress)
+    worker.send(Cancel("long"))
+    assert [event for event in worker.receive_until(Cancelled) if isinstance(event, Image)] == []
+    worker.send(job("next"))
+    image = worker.receive_until(Image)[-1]
+    assert isinstance(image, Image)
+    assert image.job_id == "next"
+
+
+def test_it_sends_heartbeats_while_it_draws(worker: Worker) -> None:
+    worker.send(job("a", steps=30, size_px=512))
+    worker.receive_until(Progress)
+    kinds = {type(worker.receive(heartbeats=True)) for _ in range(30)}
+    assert Heartbeat in kinds
+
+
+@pytest.mark.parametrize("farewell", ["shutdown", "closed socket", "garbage"])
+def test_it_ends_at_once_even_in_the_middle_of_a_picture(worker: Worker, farewell: str) -> None:
+    worker.send(job("a", steps=100, size_px=1024))
+    worker.receive_until(Progress)
+    if farewell == "shutdown":
+        worker.send(Shutdown())
+    elif farewell == "garbage":
+        worker.send_raw(b"\xff" * 64)
+    else:
+        worker.close()
+    began = time.monotonic()
+    worker.process.wait(5)
+    assert time.monotonic() - began < 5

@@ -1,0 +1,144 @@
+"""Guards the one shape of all failures: four keys always, known statuses, ASCII and short where a caller is quoted."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+
+from server.core import errors
+from server.core.errors import SafelightError, did_you_mean, quoted
+
+HOSTILE = "\ud800\0\x1b[31m\r\nset-cookie: x\u202e'\"" + "k" * 10_000
+EVERY_ERROR = {
+    "invalid_parameter": errors.invalid_parameter("n", "Invalid."),
+    "missing_parameter": errors.missing_parameter("prompt"),
+    "unknown_parameter": errors.unknown_parameter(HOSTILE, ["prompt", "seed"]),
+    "invalid_json": errors.invalid_json("it is empty"),
+    "unsupported_media_type": errors.unsupported_media_type("No."),
+    "body_too_large": errors.body_too_large(1024),
+    "receive_timeout": errors.receive_timeout(30.0),
+    "model_not_found": errors.model_not_found(HOSTILE, ["demo-sdxl"]),
+    "model_unavailable": errors.model_unavailable("demo-sdxl"),
+    "unknown_route": errors.unknown_route("GET", HOSTILE),
+    "method_not_allowed": errors.method_not_allowed(HOSTILE, "GET"),
+    "file_not_found": errors.file_not_found(),
+    "file_expired": errors.file_expired(),
+    "overloaded": errors.overloaded(200),
+    "worker_unavailable": errors.worker_unavailable(),
+    "shutting_down": errors.shutting_down(),
+    "worker_lost": errors.worker_lost(),
+    "generation_failed": errors.generation_failed("It failed."),
+    "insufficient_memory": errors.insufficient_memory("Too large."),
+    "storage_failed": errors.storage_failed(),
+    "internal_error": errors.internal_error(),
+}
+each_error = pytest.mark.parametrize("error", EVERY_ERROR.values(), ids=EVERY_ERROR.keys())
+
+
+def test_every_error_of_the_table_is_tested_here() -> None:
+    functions = inspect.getmembers(errors, inspect.isfunction)
+    makers = {name for name, function in functions if function.__annotations__.get("return") == "SafelightError"}
+    assert makers == set(EVERY_ERROR)
+
+
+@each_error
+def test_the_envelope_always_has_its_four_keys(error: SafelightError) -> None:
+    body = error.body()
+    assert list(body) == ["error"]
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert isinstance(body["error"]["message"], str)
+    assert isinstance(body["error"]["code"], str)
+    assert body["error"]["param"] is None or isinstance(body["error"]["param"], str)
+
+
+@each_error
+def test_the_envelope_can_always_be_sent(error: SafelightError) -> None:
+    sent = json.dumps(error.body(), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    assert len(sent) < 1_000
+
+
+@each_error
+def test_messages_are_ascii_without_control_characters(error: SafelightError) -> None:
+    assert error.message.isascii()
+    assert error.message.isprintable()
+    assert str(error) == error.message
+
+
+@each_error
+def test_the_type_fits_the_status(error: SafelightError) -> None:
+    kinds = {400: errors.INVALID_REQUEST, 500: errors.SERVER_ERROR, 503: errors.UNAVAILABLE}
+    assert error.kind == kinds[error.status if error.status >= 500 else 400]
+    assert error.status in {400, 404, 405, 408, 410, 413, 415, 500, 503}
+
+
+@each_error
+def test_headers_are_plain_and_never_contradict_each_other(error: SafelightError) -> None:
+    headers = error.headers()
+    assert set(headers) <= {"retry-after", "x-should-retry"}
+    if "retry-after" in headers:
+        assert 1 <= int(headers["retry-after"]) <= 60
+        assert headers.get("x-should-retry") != "false"
+
+
+def test_an_error_without_advice_has_no_headers() -> None:
+    assert errors.invalid_json("it is empty").headers() == {}
+
+
+@pytest.mark.parametrize(("should_retry", "text"), [(True, "true"), (False, "false")])
+def test_the_advice_to_retry_becomes_a_header(should_retry: bool, text: str) -> None:
+    error = SafelightError(500, errors.SERVER_ERROR, None, "x", should_retry=should_retry, retry_after_seconds=3)
+    assert error.headers() == {"retry-after": "3", "x-should-retry": text}
+
+
+@pytest.mark.parametrize("name", ["worker_lost", "generation_failed", "insufficient_memory", "model_unavailable"])
+def test_what_repeating_cannot_help_says_so(name: str) -> None:
+    assert EVERY_ERROR[name].headers()["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("name", ["overloaded", "worker_unavailable", "shutting_down"])
+def test_what_waiting_can_help_says_how_long(name: str) -> None:
+    assert EVERY_ERROR[name].status == 503
+    assert "retry-after" in EVERY_ERROR[name].headers()
+
+
+@pytest.mark.parametrize("text", ["", "plain", "it's", 'a "b"', HOSTILE, "\u00e9" * 100, "\U0001f600" * 32_000])
+def test_a_quote_is_ascii_printable_and_short(text: str) -> None:
+    quote = quoted(text)
+    assert quote.isascii()
+    assert quote.isprintable()
+    assert len(quote) <= 64 * len("\\U0001f600") + len("'...'")
+
+
+def test_a_short_plain_text_is_quoted_whole() -> None:
+    assert quoted("1024x1024") == "'1024x1024'"
+    assert quoted("x" * 64) == "'" + "x" * 64 + "'"
+
+
+def test_a_long_text_is_quoted_with_a_sign_that_it_was_cut() -> None:
+    assert quoted("x" * 65) == "'" + "x" * 64 + "...'"
+
+
+def test_the_nearest_known_word_is_suggested() -> None:
+    assert did_you_mean("promt", ["prompt", "seed"]) == " Did you mean 'prompt'?"
+
+
+@pytest.mark.parametrize("word", ["", "zzzzzz", "x" * 1_000_000, "\ud800"])
+def test_a_word_that_is_near_to_nothing_gets_no_suggestion(word: str) -> None:
+    assert did_you_mean(word, ["prompt", "seed"]) == ""
+
+
+def test_an_unknown_parameter_is_named_and_a_near_one_suggested() -> None:
+    error = errors.unknown_parameter("promt", ["prompt", "seed"])
+    assert error.param == "promt"
+    assert error.message == "Unknown parameter: 'promt'. Did you mean 'prompt'?"
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0", "a\nb", "\u202e"])
+def test_a_parameter_name_that_is_no_text_is_not_repeated_in_param(name: str) -> None:
+    assert errors.unknown_parameter(name, ["prompt"]).param is None
+
+
+def test_a_giant_parameter_name_is_not_repeated_in_full() -> None:
+    assert len(json.dumps(errors.unknown_parameter("k" * 1_000_000, ["prompt"]).body())) < 1_000

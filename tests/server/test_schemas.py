@@ -1,0 +1,356 @@
+"""Guards the only parse of a request: what comes out is complete and in range, every refusal names its parameter."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.api.schemas import ALLOWED, WITHOUT_EFFECT, GenerationBody, default_response_format, parse_generation
+from server.core.catalogue import Catalogue, load_catalogue
+from server.core.errors import SafelightError
+from server.core.request import ImageRequest, Size
+
+MODELS = """\
+default_model: tiny
+default_aliases: [dall-e-2, dall-e-3, gpt-image-1, "gpt-image-2.5-*", chatgpt-image-latest]
+models:
+  tiny:
+    family: sdxl
+    source: weights/tiny
+    defaults: {size: 512x768, steps: 12, guidance_scale: 2.5, sampler: euler}
+    limits: {min_side_px: 256, max_side_px: 1024, side_multiple_px: 16, max_pixels: 786432, max_n: 4, max_steps: 50,
+             max_guidance_scale: 15}
+    aliases: [little]
+  broad:
+    family: sdxl
+    source: weights/broad
+"""
+INVALID, UNKNOWN, MISSING = "invalid_parameter", "unknown_parameter", "missing_required_parameter"
+GIANT = 10**25
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    path: Path = tmp_path_factory.mktemp("catalogue") / "models.yaml"
+    path.write_text(MODELS, encoding="utf-8")
+    return load_catalogue(path)
+
+
+def parse(catalogue: Catalogue, **values: Any) -> ImageRequest:
+    return parse_generation({"prompt": "a red circle"} | values, catalogue).request
+
+
+def refusal(catalogue: Catalogue, values: dict[str, Any]) -> SafelightError:
+    with pytest.raises(SafelightError) as caught:
+        parse_generation(values, catalogue)
+    return caught.value
+
+
+def rows(param: str, *values: object, status: int = 400, code: str = INVALID) -> list[tuple[dict[str, Any], int, str, str]]:
+    """Hostile values of one parameter, each beside a good prompt."""
+    return [({"prompt": "x", param: value}, status, code, param) for value in values]
+
+
+NO_TEXTS: tuple[object, ...] = (1, 1.5, True, [], ["x"], {}, {"x": "y"})
+HOSTILE: list[tuple[dict[str, Any], int, str, str]] = [
+    ({}, 400, MISSING, "prompt"),
+    ({"n": 1}, 400, MISSING, "prompt"),
+    ({"prompt": None}, 400, MISSING, "prompt"),
+    *rows("prompt", "", " ", " \t\r\n", "\u3000\u00a0", "\0", "a\0b", "\ud800", "x\udfffy", *NO_TEXTS),
+    *rows("prompt", "x" * 32_001, "x" * 1_000_000, "\U0001f600" * 32_001),
+    *rows("n", 0, -1, 5, 11, GIANT, -GIANT, 1e9, 1.0, 1.5, math.nan, math.inf, "1", "", True, False, [], [1], {}),
+    *rows("size", "", " ", "x", "512", "512x", "x512", "512X512", "512*512", "512x512x512", "512 x 512", " 512x512"),
+    *rows("size", "512x512\n", "0x0", "0512x0512", "-512x512", "+512x512", "5e2x512", "512.0x512", "Auto", "AUTO"),
+    *rows("size", "\uff15\uff11\uff12x512", "\u0665\u0661\u0662x512", "512\u00d7512", "\0", "\ud800", "\U0001f600"),
+    *rows("size", "99999x99999", "100000x10000", "9" * 10_000 + "x1", "x" * 100_000),
+    *rows("size", "240x512", "512x240", "1040x512", "512x1040", "1024x1024", "520x512", "512x513", "1x1"),
+    *rows("size", 512, 512.0, True, [512, 512], {"width": 512}),
+    *rows("seed", -1, 2**64, GIANT, -GIANT, 1.5, 1.0, 1e3, math.nan, math.inf, "42", "", True, False, [], {}),
+    *rows("model", "unknown", "Tiny", "TINY", "tiny ", "", " ", "*", "gpt-image-3", status=404, code="model_not_found"),
+    *rows("model", "../../etc/passwd", "/etc/passwd", "x" * 10_240, "\u00e9", status=404, code="model_not_found"),
+    *rows("model", "\0", "tiny\0", "\ud800", *NO_TEXTS),
+    *rows("steps", 0, -1, 51, 101, GIANT, -GIANT, 12.0, 1.5, math.nan, math.inf, "12", "", True, [], {}),
+    *rows("num_inference_steps", 0, -1, 51, 101, GIANT, -GIANT, 12.0, 1.5, math.nan, math.inf, "12", "", True, [], {}),
+    ({"prompt": "x", "steps": 5, "num_inference_steps": 5}, 400, INVALID, "steps"),
+    *rows("guidance_scale", -1, -0.01, 15.01, 16, GIANT, 1e308, math.nan, math.inf, -math.inf, "5", "", True, [], {}),
+    *rows("negative_prompt", "\0", "\ud800", "x" * 32_001, *NO_TEXTS),
+    *rows("response_format", "", "URL", "png", "b64", "url ", *NO_TEXTS),
+    *rows("user", "\0", "\ud800", *NO_TEXTS),
+    *rows("quality", "", "ultra", "HD", *NO_TEXTS),
+    *rows("style", "", "anime", *NO_TEXTS),
+    *rows("background", "", "transparent", *NO_TEXTS),
+    *rows("output_format", "", "jpeg", "webp", "PNG", *NO_TEXTS),
+    *rows("output_compression", -1, 101, GIANT, 50.0, math.nan, "50", True, [], {}),
+    *rows("moderation", "", "none", *NO_TEXTS),
+    *rows("safety_identifier", "\0", "\ud800", *NO_TEXTS),
+    *rows("stream", True, "false", "", 1, 0, 0.0, [], {}),
+    *rows("partial_images", 1, 3, -1, "0", "", True, False, 0.0, [], {}),
+    *rows("promt", "x", code=UNKNOWN),
+    *rows("width", 512, code=UNKNOWN),
+    *rows("image", "data:,", code=UNKNOWN),
+    *rows("Prompt", "x", code=UNKNOWN),
+    *rows("__class__", "x", code=UNKNOWN),
+    *rows("model_config", {}, code=UNKNOWN),
+    *rows("", 1, code=UNKNOWN),
+]
+
+
+def named(row: object) -> str | None:
+    return json.dumps(row)[:60] if isinstance(row, dict) else None
+
+
+@pytest.mark.parametrize(("values", "status", "code", "param"), HOSTILE, ids=named)
+def test_a_hostile_value_is_refused_by_the_name_of_its_parameter(
+    catalogue: Catalogue, values: dict[str, Any], status: int, code: str, param: str
+) -> None:
+    error = refusal(catalogue, values)
+    assert (error.status, error.code, error.param) == (status, code, param)
+    sent = json.dumps(error.body(), ensure_ascii=False).encode("utf-8")
+    assert len(sent) < 1_500
+    assert error.message.isascii()
+    assert error.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("promt", "'prompt'"),
+        ("num_steps", "'num_inference_steps'"),
+        ("guidance", "'guidance_scale'"),
+        ("responseformat", "'response_format'"),
+        ("negativeprompt", "'negative_prompt'"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(catalogue: Catalogue, name: str, hint: str) -> None:
+    assert refusal(catalogue, {"prompt": "x", name: 1}).message.endswith(f"Did you mean {hint}?")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "\u202e", "a\nb"])
+def test_an_unknown_key_that_is_no_text_is_refused_without_param(catalogue: Catalogue, name: str) -> None:
+    error = refusal(catalogue, {"prompt": "x", name: 1})
+    assert (error.status, error.code, error.param) == (400, UNKNOWN, None)
+    assert error.message.isascii()
+
+
+def test_a_giant_unknown_key_is_not_sent_back_in_full(catalogue: Catalogue) -> None:
+    error = refusal(catalogue, {"prompt": "x", "k" * 1_000_000: 1})
+    assert error.code == UNKNOWN
+    assert len(json.dumps(error.body())) < 1_000
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_known_one(catalogue: Catalogue) -> None:
+    assert "Did you mean 'tiny'?" in refusal(catalogue, {"prompt": "x", "model": "tinny"}).message
+
+
+def test_a_size_is_refused_with_what_is_allowed(catalogue: Catalogue) -> None:
+    message = refusal(catalogue, {"prompt": "x", "size": "1024x1024"}).message
+    assert "'1024x1024'" in message
+    assert "'512x512'" in message
+    assert "'auto'" in message
+    assert "multiples of 16" in message
+    assert "786432 pixels" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"n": 5}, "1 to 4"), ({"steps": 51}, "1 to 50"), ({"guidance_scale": 15.5}, "0 to 15")],
+)
+def test_a_models_own_limit_is_named_in_the_refusal(catalogue: Catalogue, values: dict[str, Any], words: str) -> None:
+    assert words in refusal(catalogue, {"prompt": "x"} | values).message
+
+
+@pytest.mark.parametrize("name", GenerationBody.model_fields)
+def test_a_refusal_of_a_wrong_type_says_what_is_allowed(catalogue: Catalogue, name: str) -> None:
+    error = refusal(catalogue, {"prompt": "x"} | {name: {}})
+    assert error.param == name
+    assert ALLOWED[name] in error.message
+
+
+def test_what_is_allowed_is_written_down_for_every_field_and_no_other() -> None:
+    assert set(ALLOWED) == set(GenerationBody.model_fields)
+
+
+# One accepted value of each parameter, different from what the model does by default.
+ACCEPTED: dict[str, Any] = {
+    "prompt": "a blue square",
+    "model": "broad",
+    "n": 2,
+    "size": "256x256",
+    "response_format": "b64_json",
+    "user": "somebody",
+    "seed": 8,
+    "num_inference_steps": 5,
+    "steps": 6,
+    "guidance_scale": 3.5,
+    "negative_prompt": "text",
+    "quality": "hd",
+    "style": "vivid",
+    "background": "opaque",
+    "output_format": "png",
+    "output_compression": 100,
+    "moderation": "low",
+    "safety_identifier": "somebody",
+    "stream": False,
+    "partial_images": 0,
+}
+
+
+def test_exactly_the_fields_that_change_nothing_are_listed_as_without_effect(catalogue: Catalogue) -> None:
+    assert set(ACCEPTED) == set(GenerationBody.model_fields)
+    plain = {"prompt": "a red circle", "seed": 7}
+    request = parse_generation(plain, catalogue).request
+    idle = {
+        name for name, value in ACCEPTED.items() if parse_generation(plain | {name: value}, catalogue).request == request
+    }
+    # Nobody expects `user` to change a picture, so it needs no mention.
+    assert idle == {*WITHOUT_EFFECT, "user"}
+    assert len(set(WITHOUT_EFFECT)) == len(WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_a_parameter_is_reported_as_ignored_exactly_when_it_has_no_effect(catalogue: Catalogue, name: str) -> None:
+    ignored = parse_generation({"prompt": "x"} | {name: ACCEPTED[name]}, catalogue).ignored
+    assert ignored == ((name,) if name in WITHOUT_EFFECT else ())
+
+
+def test_ignored_parameters_are_reported_in_one_order_and_without_nulls(catalogue: Catalogue) -> None:
+    values = {"prompt": "x", "style": "vivid", "moderation": None, "quality": "low"}
+    assert parse_generation(values, catalogue).ignored == ("quality", "style")
+
+
+@pytest.mark.parametrize("quality", ["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"])
+def test_every_quality_of_openais_is_accepted(catalogue: Catalogue, quality: str) -> None:
+    assert parse_generation({"prompt": "x", "quality": quality}, catalogue).ignored == ("quality",)
+
+
+def test_a_bare_prompt_gets_the_default_models_defaults(catalogue: Catalogue) -> None:
+    request = parse(catalogue)
+    assert request == ImageRequest(
+        model="tiny",
+        prompt="a red circle",
+        negative_prompt=None,
+        count=1,
+        size=Size(512, 768),
+        steps=12,
+        guidance_scale=2.5,
+        sampler="euler",
+        seed=request.seed,
+        response_format="url",
+    )
+
+
+def test_every_value_that_is_given_comes_out(catalogue: Catalogue) -> None:
+    request = parse(
+        catalogue,
+        model="little",
+        n=4,
+        size="1024x768",
+        response_format="b64_json",
+        seed=42,
+        steps=50,
+        guidance_scale=15,
+        negative_prompt="text",
+    )
+    assert request == ImageRequest(
+        "tiny", "a red circle", "text", 4, Size(1024, 768), 50, 15.0, "euler", 42, "b64_json"
+    )
+    assert isinstance(request.guidance_scale, float)
+
+
+def test_null_means_not_given(catalogue: Catalogue) -> None:
+    nulls = dict.fromkeys(GenerationBody.model_fields) | {"prompt": "x", "seed": 1}
+    assert parse_generation(nulls, catalogue) == parse_generation({"prompt": "x", "seed": 1}, catalogue)
+
+
+def test_limits_and_defaults_are_those_of_the_chosen_model(catalogue: Catalogue) -> None:
+    request = parse(catalogue, model="broad", n=10, size="2048x2048", steps=100)
+    assert (request.model, request.count, request.size, request.steps) == ("broad", 10, Size(2048, 2048), 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("tiny", "tiny"), ("little", "tiny"), ("broad", "broad"), ("dall-e-3", "tiny"), ("gpt-image-2.5-flare", "tiny")],
+)
+def test_ids_and_aliases_mean_their_model(catalogue: Catalogue, name: str, model: str) -> None:
+    assert parse(catalogue, model=name).model == model
+
+
+def test_auto_is_the_models_default_size(catalogue: Catalogue) -> None:
+    assert parse(catalogue, size="auto").size == Size(512, 768)
+    assert parse(catalogue, size="auto", model="broad").size == Size(1024, 1024)
+
+
+@pytest.mark.parametrize("size", ["256x256", "256x1024", "1024x256", "1024x768", "272x512"])
+def test_a_size_at_the_edge_of_the_limits_is_accepted(catalogue: Catalogue, size: str) -> None:
+    assert str(parse(catalogue, size=size).size) == size
+
+
+@pytest.mark.parametrize("name", ["steps", "num_inference_steps"])
+def test_both_names_of_the_steps_mean_the_same(catalogue: Catalogue, name: str) -> None:
+    assert parse(catalogue, **{name: 7}).steps == 7
+
+
+@pytest.mark.parametrize("scale", [0, 0.0, 1, 2.5, 15, 15.0])
+def test_a_guidance_scale_within_the_limits_is_accepted(catalogue: Catalogue, scale: float) -> None:
+    assert parse(catalogue, guidance_scale=scale).guidance_scale == scale
+
+
+@pytest.mark.parametrize("prompt", ["x", "\U0001f600" * 32_000, "x" * 32_000, " x\n", "\u5706", "e\u0301", "\u200d"])
+def test_a_prompt_comes_out_as_it_was_written(catalogue: Catalogue, prompt: str) -> None:
+    assert parse(catalogue, prompt=prompt).prompt == prompt
+
+
+def test_an_empty_negative_prompt_is_accepted(catalogue: Catalogue) -> None:
+    assert parse(catalogue, negative_prompt="").negative_prompt == ""
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
+def test_a_seed_of_64_bits_comes_out_exactly(catalogue: Catalogue, seed: int) -> None:
+    assert parse(catalogue, seed=seed).seed == seed
+
+
+def test_each_picture_has_the_next_seed_and_the_last_wraps_around(catalogue: Catalogue) -> None:
+    request = parse(catalogue, seed=2**64 - 2, n=4)
+    assert [request.seed_of(index) for index in range(4)] == [2**64 - 2, 2**64 - 1, 0, 1]
+
+
+def test_a_seed_that_was_not_given_is_random(catalogue: Catalogue) -> None:
+    seeds = {parse(catalogue).seed for _ in range(20)}
+    assert len(seeds) > 15
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+FORMATS = [
+    (None, "url"),
+    ("tiny", "url"),
+    ("little", "url"),
+    ("dall-e-2", "url"),
+    ("dall-e-3", "url"),
+    ("gpt-image-1", "b64_json"),
+    ("gpt-image-2.5-flare", "b64_json"),
+    ("chatgpt-image-latest", "b64_json"),
+]
+
+
+@pytest.mark.parametrize(("name", "response_format"), FORMATS)
+def test_the_response_format_follows_the_name_that_the_caller_used(
+    catalogue: Catalogue, name: str | None, response_format: str
+) -> None:
+    assert default_response_format(name) == response_format
+    assert parse(catalogue, model=name).response_format == response_format
+
+
+@pytest.mark.parametrize("name", [name for name, _ in FORMATS])
+@pytest.mark.parametrize("response_format", ["url", "b64_json"])
+def test_a_response_format_that_is_given_wins(catalogue: Catalogue, name: str | None, response_format: str) -> None:
+    assert parse(catalogue, model=name, response_format=response_format).response_format == response_format
+
+
+def test_the_callers_values_are_left_as_they_were(catalogue: Catalogue) -> None:
+    values = {"prompt": "x", "n": None, "size": "auto"}
+    parse_generation(values, catalogue)
+    assert values == {"prompt": "x", "n": None, "size": "auto"}
