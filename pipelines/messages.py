@@ -140,6 +140,10 @@ _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Com
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 
+# What msgspec raises for bytes that are no message: invalid UTF-8 and deep nesting have errors of their own.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class FramingError(Exception):
     """The byte stream holds something that is no frame of ours."""
 
@@ -161,13 +165,13 @@ def to_command(body: bytes) -> Command:
     """Raises FramingError when the body is no command."""
     try:
         return _command_decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise FramingError(str(error)) from error
+    except UNDECODABLE as error:
+        raise FramingError(f"no message of ours: {type(error).__name__}") from error
 
 
 def to_event(body: bytes) -> Event:
     """Raises FramingError when the body is no event."""
     try:
         return _event_decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise FramingError(str(error)) from error
+    except UNDECODABLE as error:
+        raise FramingError(f"no message of ours: {type(error).__name__}") from error

@@ -57,10 +57,12 @@ def build_app(services: Services) -> ASGIApp:
         async with _running(services):
             yield
 
-    app = FastAPI(title="Safelight", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="Safelight", version=__version__, lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None
+    )
     app.state.services = services
     install_handlers(app)
-    _add_routes(app)
+    add_routes(app)
     return Edge(app)
 
 
@@ -85,7 +87,8 @@ async def _sweep(store: FileStore) -> None:
             log.exception("expired files could not be deleted; trying again")
 
 
-def _add_routes(app: FastAPI) -> None:
+def add_routes(app: FastAPI) -> None:
+    """Every route, under every prefix; the OpenAPI description lists those under /v1."""
     for prefix in PREFIXES:
         is_listed = prefix == "/v1"
         for path, endpoint, method, extra in (

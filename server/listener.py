@@ -21,6 +21,7 @@ from server.app import build_app, build_services
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
+from server.protocol import EnvelopeProtocol
 
 READY_POLL_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -94,6 +95,8 @@ def _config(services: Services) -> uvicorn.Config:
         build_app(services),
         log_config=None,
         access_log=False,
+        http=EnvelopeProtocol,
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=services.settings.drain_seconds + REPLY_SECONDS,
         lifespan="on",

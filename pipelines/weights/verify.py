@@ -37,10 +37,14 @@ CONFIG_FILES = {
 UNSAFE_SUFFIXES = {".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
 LENGTH = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100 * 1024 * 1024
+MAX_FILE_BYTES = 2**63
 
 
 class CheckpointProblem(Exception):
-    """A model folder that cannot be served; the message says which file and why."""
+    """A model folder that cannot be served; the message says which file and why, and can always be encoded."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def find_problem(folder: Path, family: str) -> str | None:
@@ -70,10 +74,19 @@ def verify(folder: Path, family: str) -> None:
 def _refuse_unsafe_files(folder: Path) -> None:
     root = folder.resolve()
     for path in folder.rglob("*"):
-        if path.suffix in UNSAFE_SUFFIXES:
+        if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise CheckpointProblem(f"{path}: only safetensors and JSON are loaded; remove files that can hold code")
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if path.is_symlink() and not _stays_in(path, root):
             raise CheckpointProblem(f"{path} is a link that leaves the model's folder")
+        if path.name.endswith("config.json"):
+            read_json(path)
+
+
+def _stays_in(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link to itself
+        return False
 
 
 def _verify_component(folder: Path, index: dict[str, Any], name: str, library: str, classes: tuple[str, ...]) -> None:
@@ -102,6 +115,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointProblem(f"{path} is not valid JSON") from error
     if not isinstance(value, dict):
         raise CheckpointProblem(f"{path} does not hold a JSON object")
+    if "auto_map" in value:
+        raise CheckpointProblem(f"{path} names code of its own (auto_map), which is never run")
     return value
 
 
@@ -133,7 +148,15 @@ def verify_safetensors(path: Path) -> None:
 def _data_bytes(path: Path, header: bytes) -> int:
     """Where the last tensor ends, from the header."""
     try:
-        entries = json.loads(header).items()
-        return max(int(entry["data_offsets"][1]) for name, entry in entries if name != "__metadata__")
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        tensors = {name: entry for name, entry in json.loads(header.decode("utf-8")).items() if name != "__metadata__"}
+        return max(_end_of(entry["data_offsets"]) for entry in tensors.values())
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointProblem(f"{path} has a damaged header") from error
+
+
+def _end_of(offsets: object) -> int:
+    """Raises ValueError when the offsets are not two integers that a file can have."""
+    match offsets:
+        case [int(begin), int(end)] if bool not in (type(begin), type(end)) and 0 <= begin <= end < MAX_FILE_BYTES:
+            return end
+    raise ValueError("no two offsets")

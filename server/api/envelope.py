@@ -7,7 +7,6 @@ Invariant: no reply leaves without `x-request-id`, no failure in another shape, 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from http import HTTPStatus
 
@@ -19,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core import errors
+from server.core.request_id import new_request_id
 
 log = logging.getLogger("safelight.http")
 
@@ -80,7 +80,7 @@ class _Exchange:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._started = time.perf_counter()
-        self.request_id = f"req_{secrets.token_hex(16)}"
+        self.request_id = new_request_id()
         self.status: int | None = None
 
     @property

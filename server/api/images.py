@@ -53,7 +53,7 @@ async def draw_all(request: ImageRequest, services: Services) -> list[Picture]:
                 group.create_task(_draw_one(_job(request, request_id, index), services))
                 for index in range(request.count)
             ]
-    except* errors.SafelightError as failures:
+    except ExceptionGroup as failures:
         raise _first(failures) from None
     return [task.result() for task in tasks]
 
@@ -63,9 +63,10 @@ async def _draw_one(job: Submit, services: Services) -> Picture:
     return Picture(image.png, job.seed, image.device_seconds)
 
 
-def _first(failures: BaseExceptionGroup[errors.SafelightError]) -> errors.SafelightError:
-    inner = failures.exceptions[0]
-    return inner if isinstance(inner, errors.SafelightError) else _first(inner)
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """The failure that the caller is told: a defect before the errors that we know, or it would stay unseen."""
+    _, defects = failures.split(errors.SafelightError)
+    return (defects or failures).exceptions[0]
 
 
 def _job(request: ImageRequest, request_id: str, index: int) -> Submit:

@@ -20,7 +20,10 @@ MAX_DEPTH = 32
 MAX_INTEGER_DIGITS = 25
 # Bodies beyond this are parsed in a thread, for the event loop's sake.
 PARSE_INLINE_BYTES = 64 * 1024
-STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive: a string that never ends must not be tried again from each of its quotes.
+STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+# More digits than any length has; int() refuses to read thousands of them.
+MAX_LENGTH_DIGITS = 19
 
 
 async def receive_json_object(request: Request, max_bytes: int, timeout_seconds: float) -> dict[str, Any]:
@@ -45,8 +48,8 @@ def _check_content_type(request: Request) -> None:
 
 
 async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > max_bytes:
+    declared = request.headers.get("content-length", "0").lstrip("0") or "0"
+    if declared.isdecimal() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > max_bytes):
         raise errors.body_too_large(max_bytes)
     body = bytearray()
     try:

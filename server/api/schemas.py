@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from server.core import errors
 from server.core.catalogue import Catalogue, Limits, ModelEntry, parse_size
@@ -23,6 +23,12 @@ RANDOM_SEED_LIMIT = 2**32
 BASE64_FAMILIES = ("gpt-image", "chatgpt-image")
 
 Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
+
+
+def _must_be_false(value: bool) -> bool:
+    if value:
+        raise ValueError("streaming is not offered yet")
+    return value
 
 
 class GenerationBody(BaseModel):
@@ -57,8 +63,10 @@ class GenerationBody(BaseModel):
     output_compression: int | None = Field(None, ge=0, le=100, description="Accepted without effect.")
     moderation: Literal["low", "auto"] | None = Field(None, description="Accepted without effect.")
     safety_identifier: str | None = Field(None, description="Accepted, not stored.")
-    stream: Literal[False] | None = Field(None, description="Streaming is not offered yet.")
-    partial_images: Literal[0] | None = Field(None, description="Partial images are not offered yet.")
+    stream: Annotated[bool, AfterValidator(_must_be_false)] | None = Field(
+        None, description="Streaming is not offered yet."
+    )
+    partial_images: int | None = Field(None, ge=0, le=0, description="Partial images are not offered yet.")
 
 
 WITHOUT_EFFECT = (
@@ -107,6 +115,7 @@ class Parsed:
 
 def parse_generation(values: Mapping[str, Any], catalogue: Catalogue) -> Parsed:
     """Raises SafelightError: 400 for a parameter, 404 for the model."""
+    _refuse_unknown(values)
     given = {name: value for name, value in values.items() if value is not None}
     body = _checked(given)
     model = _resolve_model(body.model, catalogue)
@@ -132,10 +141,13 @@ def default_response_format(model_name: str | None) -> ResponseFormat:
     return "b64_json" if is_base64 else "url"
 
 
-def _checked(given: Mapping[str, Any]) -> GenerationBody:
-    unknown = next((name for name in given if name not in GenerationBody.model_fields), None)
+def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    unknown = next((name for name in values if name not in GenerationBody.model_fields), None)
     if unknown is not None:
         raise errors.unknown_parameter(unknown, GenerationBody.model_fields)
+
+
+def _checked(given: Mapping[str, Any]) -> GenerationBody:
     if "prompt" not in given:
         raise errors.missing_parameter("prompt")
     try:

@@ -6,13 +6,13 @@ Invariant: a catalogue that loads is consistent; every mistake is reported with 
 
 from __future__ import annotations
 
+import os
 import re
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.messages import ModelSpec, SamplerName
 from server.core.errors import did_you_mean
@@ -21,6 +21,10 @@ from server.core.request import Size
 SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 NAMED_SIZES = ("256x256", "512x512", "1024x1024", "1024x1792", "1792x1024", "1024x1536", "1536x1024")
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
+
+
+# What the YAML loader raises: impossible dates and numbers, and deep nesting, have errors of their own.
+UNREADABLE_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
 
 class CatalogueProblem(Exception):
@@ -44,7 +48,7 @@ class Limits(_Strict):
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_n: int = Field(default=10, ge=1, le=10)
     max_steps: int = Field(default=100, ge=1, le=1000)
-    max_guidance_scale: float = Field(default=30.0, ge=1)
+    max_guidance_scale: float = Field(default=30.0, ge=1, allow_inf_nan=False)
 
     def allows(self, size: Size) -> bool:
         sides = (size.width_px, size.height_px)
@@ -68,7 +72,7 @@ class Defaults(_Strict):
 
     size: str = "1024x1024"
     steps: int = Field(default=30, ge=1)
-    guidance_scale: float = Field(default=5.0, ge=0)
+    guidance_scale: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     sampler: SamplerName = "checkpoint"
 
     @field_validator("size")
@@ -82,7 +86,7 @@ class ModelEntry(_Strict):
     """One model. `source` is a diffusers folder, relative to models.yaml; `aliases` may hold * patterns."""
 
     family: Literal["sdxl"]
-    source: str = Field(min_length=1)
+    source: str = Field(min_length=1, pattern=r"^[^\x00]+$")
     description: str = ""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -100,16 +104,18 @@ class ModelEntry(_Strict):
 
 
 class _File(_Strict):
+    # Before default_model, whose check needs it.
+    models: dict[ModelId, ModelEntry] = Field(min_length=1)
     default_model: ModelId
     default_aliases: tuple[str, ...] = Field(default=(), strict=False)
-    models: dict[ModelId, ModelEntry] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _default_exists(self) -> _File:
-        if self.default_model not in self.models:
-            hint = did_you_mean(self.default_model, self.models)
-            raise ValueError(f"default_model '{self.default_model}' is none of the models.{hint}")
-        return self
+    @field_validator("default_model")
+    @classmethod
+    def _exists(cls, name: str, info: ValidationInfo) -> str:
+        models = info.data.get("models")
+        if models is not None and name not in models:
+            raise ValueError(f"'{name}' is none of the models.{did_you_mean(name, models)}")
+        return name
 
 
 class Catalogue:
@@ -146,7 +152,7 @@ class Catalogue:
     def specs(self) -> tuple[ModelSpec, ...]:
         """What a worker is told, with absolute folders."""
         return tuple(
-            ModelSpec(model, entry.family, str((self._folder / Path(entry.source).expanduser()).resolve()))
+            ModelSpec(model, entry.family, str((self._folder / os.path.expanduser(entry.source)).resolve())  # noqa: PTH111 (never raises))
             for model, entry in self._file.models.items()
         )
 
@@ -160,7 +166,7 @@ def parse_size(text: str) -> Size:
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) for pattern in patterns)
 
 
 def load_catalogue(path: Path) -> Catalogue:
@@ -174,36 +180,40 @@ def load_catalogue(path: Path) -> Catalogue:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except UNREADABLE_YAML as error:
         raise CatalogueProblem([_yaml_problem(path, error)]) from error
-    doubled = _doubled_keys(path, root)
+    doubled = _doubled_keys(path, root, set())
     if doubled:
         raise CatalogueProblem(doubled)
+    if not isinstance(value, dict):
+        raise CatalogueProblem([f"{path}:1: the file: must hold the keys default_model and models"])
     try:
         return Catalogue(_File.model_validate(value), path.resolve().parent)
     except ValidationError as error:
         raise CatalogueProblem([_sentence(path, root, entry) for entry in error.errors()]) from error
 
 
-def _yaml_problem(path: Path, error: yaml.YAMLError) -> str:
+def _yaml_problem(path: Path, error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f":{mark.line + 1}" if mark else ""
     return f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}"
 
 
-def _doubled_keys(path: Path, node: yaml.Node | None) -> list[str]:
-    """YAML forbids equal keys; the parser takes the last one in silence."""
+def _doubled_keys(path: Path, node: yaml.Node | None, visited: set[int]) -> list[str]:
+    """YAML forbids equal keys; the parser takes the last one in silence. visited: nodes that aliases lead back to."""
+    if node is None or id(node) in visited:
+        return []
+    visited.add(id(node))
     problems: list[str] = []
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, child in node.value:
-            if key.value in seen:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for position, (key, child) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value in keys[:position]:
                 problems.append(f"{path}:{key.start_mark.line + 1}: {key.value}: stands here for the second time")
-            seen.add(key.value)
-            problems += _doubled_keys(path, child)
+            problems += _doubled_keys(path, child, visited)
     elif isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            problems += _doubled_keys(path, child)
+            problems += _doubled_keys(path, child, visited)
     return problems
 
 
@@ -216,17 +226,16 @@ def _sentence(path: Path, root: yaml.Node | None, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         message = f"unknown key.{did_you_mean(str(location[-1]), _known_keys(location))}"
     elif error["type"] == "literal_error":
-        given = did_you_mean(str(error["input"]), re.findall(r"'([^']+)'", message))
-        message = f"{message}.{given}"
+        allowed = re.findall(r"'([^']+)'", message)
+        message = f"{message}.{did_you_mean(str(error['input']), allowed)}"
     return f"{path}:{line}: {key}: {message}"
 
 
 def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
-    if len(location) == 1:
-        return list(_File.model_fields)
-    schema: dict[str | int, type[BaseModel]] = {"defaults": Defaults, "limits": Limits}
-    return list(schema.get(location[-2], ModelEntry).model_fields)
+    at_depth: dict[int, type[BaseModel]] = {1: _File, 3: ModelEntry}
+    inner = {"defaults": Defaults, "limits": Limits}
+    return list((at_depth.get(len(location)) or inner[str(location[-2])]).model_fields)
 
 
 def _line_of(node: yaml.Node | None, location: list[str | int]) -> int:

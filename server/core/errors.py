@@ -50,14 +50,21 @@ class SafelightError(Exception):
         return headers
 
 
-def quoted(text: str, limit: int = 64) -> str:
+SHOWN_CHARACTERS = 64
+
+
+def _is_showable(name: str) -> bool:
+    return name.isprintable() and len(name) <= SHOWN_CHARACTERS
+
+
+def quoted(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     """What a caller sent, fit to be shown back: ASCII, short, in quotes."""
     return ascii(text if len(text) <= limit else text[:limit] + "...")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?" for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:SHOWN_CHARACTERS], list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
@@ -73,11 +80,15 @@ def missing_parameter(param: str) -> SafelightError:
 
 def unknown_parameter(name: str, known: Iterable[str]) -> SafelightError:
     message = f"Unknown parameter: {quoted(name)}.{did_you_mean(name, known)}"
-    return SafelightError(400, INVALID_REQUEST, "unknown_parameter", message, name if name.isprintable() else None)
+    return SafelightError(400, INVALID_REQUEST, "unknown_parameter", message, name if _is_showable(name) else None)
 
 
 def invalid_json(reason: str) -> SafelightError:
     return SafelightError(400, INVALID_REQUEST, "invalid_json", f"The request body is not valid JSON: {reason}.")
+
+
+def invalid_http() -> SafelightError:
+    return SafelightError(400, INVALID_REQUEST, "invalid_http", "The request is not valid HTTP/1.1.")
 
 
 def unsupported_media_type(message: str) -> SafelightError:

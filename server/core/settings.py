@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     )
     file_lifetime_seconds: int = Field(default=3600, ge=1, description="How long a result URL works.")
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N; auto prefers cuda."
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
+        description="auto, cpu, cuda or cuda:N; auto prefers cuda.",
     )
     threads: int = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
@@ -80,9 +82,9 @@ class Settings(BaseSettings):
             return False
 
 
-def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
+def load_settings(flags: Mapping[str, Any]) -> Settings:
     """Flags win over the environment; a flag that is None was not given. Raises SettingsProblem."""
-    problems = _unknown_variables(environment)
+    problems = _unknown_variables(os.environ)
     if problems:
         raise SettingsProblem(problems)
     try:

@@ -133,13 +133,14 @@ class Dispatcher:
         worker = WorkerProcess(self._settings)
         was_ready = False
         try:
+            self._worker = worker
             await worker.start()
-            self._worker, self.state.pid = worker, worker.pid
+            self.state.pid = worker.pid
             async for event in worker.events():
                 was_ready = was_ready or isinstance(event, Ready)
                 self._take(event)
-        except OSError:
-            log.exception("worker could not be started")
+        except Exception:  # whatever one worker's life ends with, the next one must begin
+            log.exception("worker could not be kept")
         finally:
             self.state.is_ready = False
             self.is_ready.clear()

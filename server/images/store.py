@@ -67,16 +67,25 @@ class FileStore:
             raise UnknownFile from None
 
     def sweep(self) -> None:
-        """Delete what has expired; forget names that expired long ago."""
+        """Delete what has expired; forget names that expired long ago. Raises OSError when a file stays."""
         now = self._clock()
+        self._delete([name for name, expires in self._expires.items() if now >= expires])
         for name, expires in list(self._expires.items()):
-            if now >= expires:
-                (self._folder / name).unlink(missing_ok=True)
             if now >= expires + TOMBSTONE_SECONDS:
                 del self._expires[name]
 
     def close(self) -> None:
         """Delete every file: nobody would know their names after a restart."""
-        for name in self._expires:
-            (self._folder / name).unlink(missing_ok=True)
+        self._delete(list(self._expires))
         self._expires.clear()
+
+    def _delete(self, names: list[str]) -> None:
+        """Delete what can be deleted; the first failure is raised after the last file was tried."""
+        failures: list[OSError] = []
+        for name in names:
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]

@@ -34,7 +34,7 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**inherited, "PYTHONWARNINGS": "error::DeprecationWarning:server", **self.environment},
+            env={**inherited, **self.environment},
         )
         self._printed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)

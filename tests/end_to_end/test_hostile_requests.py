@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+from contextlib import closing
 
 import httpx
 import pytest
@@ -158,6 +160,19 @@ def test_unknown_routes_methods_models_and_files_answer_in_the_envelope(
     assert reply.status_code == status
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
     assert code in (None, reply.json()["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"X" * 100_000]
+)
+def test_bytes_that_are_no_http_are_answered_in_the_envelope(server: ServerProcess, content: bytes) -> None:
+    with closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)) as connection:
+        connection.connect()
+        connection.sock.sendall(content)
+        reply = http.client.HTTPResponse(connection.sock)
+        reply.begin()
+        assert (reply.status, reply.headers["content-type"]) == (400, "application/json")
+        assert json.loads(reply.read())["error"]["code"] == "invalid_http"
 
 
 def test_after_all_that_the_same_worker_draws_the_next_picture(server: ServerProcess) -> None:

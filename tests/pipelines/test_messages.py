@@ -143,7 +143,7 @@ GARBAGE = {
     "two bodies": body_of(SUBMIT) * 2,
     "an unknown tag": changed(type="Format"),
     "no tag": changed(type=...),
-    "an unknown field": changed(shell="rm"),
+    "an unknown field": changed(command="rm"),
     "a missing field": changed(seed=...),
     "a text for a number": changed(seed="1"),
     "a boolean for a number": changed(steps=True),

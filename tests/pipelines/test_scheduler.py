@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from pipelines.engine.scheduler import Candidate, next_batch
 
 
-def job(job_id: str, *, model: str = "m", phase: str = "denoise", key: object = 1, runs_alone: bool = False) -> Candidate:
+def job(
+    job_id: str, *, model: str = "m", phase: str = "denoise", key: object = 1, runs_alone: bool = False
+) -> Candidate:
     return Candidate(job_id, model, phase, key, runs_alone)
 
 

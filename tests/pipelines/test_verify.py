@@ -1,4 +1,4 @@
-"""Guards the check of a model folder: every kind of damage is a CheckpointProblem that names its file, never a crash."""
+"""Guards the check of a model folder: every damage is a CheckpointProblem that names its file, never a crash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ HEADER = {
     "second": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]},
 }
 UNET = "unet/diffusion_pytorch_model.safetensors"
-CLASSES = {name: [library, (classes or ("EulerDiscreteScheduler",))[0]] for name, (library, classes) in SDXL_COMPONENTS.items()}
+CLASSES = {
+    name: [library, (classes or ("EulerDiscreteScheduler",))[0]] for name, (library, classes) in SDXL_COMPONENTS.items()
+}
 SMALL_FILES = {
     "model_index.json",
     "unet/config.json",
@@ -166,7 +168,8 @@ def test_a_file_that_holds_no_json_object_is_named(folder: Path, name: str, cont
 
 @pytest.mark.parametrize("name", SDXL_COMPONENTS)
 @pytest.mark.parametrize(
-    "named", [None, "", [], ["diffusers"], ["diffusers", None], [None, None], ["a", "b", "c"], {"a": 1, "b": 2}, 3, "ab"]
+    "named",
+    [None, "", [], ["diffusers"], ["diffusers", None], [None, None], ["a", "b", "c"], {"a": 1, "b": 2}, 3, "ab"],
 )
 def test_a_component_that_the_index_does_not_name_is_a_problem(folder: Path, name: str, named: object) -> None:
     write_index(folder, CLASSES | {name: named})

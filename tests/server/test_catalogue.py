@@ -304,8 +304,7 @@ def test_a_key_that_stands_there_twice_is_reported(tmp_path: Path, text: str, pr
 def test_a_default_model_that_does_not_exist_is_reported_at_its_line(tmp_path: Path) -> None:
     text = "models:\n  first:\n    family: sdxl\n    source: x\ndefault_model: frist\n"
     (problem,) = problems_of(tmp_path, text)
-    assert "default_model 'frist' is none of the models. Did you mean 'first'?" in problem
-    assert problem.startswith("5: default_model: ")
+    assert problem == "5: default_model: 'frist' is none of the models. Did you mean 'first'?"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +337,8 @@ def test_a_size_is_read(text: str, size: Size) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "512x", "x512", "512X512", "0x0", "0512x512", "-1x5", " 512x512", "512x512\n", "123456x1", "1x1x1"]
+    "text",
+    ["", "x", "512x", "x512", "512X512", "0x0", "0512x512", "-1x5", " 512x512", "512x512\n", "123456x1", "1x1x1"],
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):

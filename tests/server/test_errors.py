@@ -15,6 +15,7 @@ EVERY_ERROR = {
     "invalid_parameter": errors.invalid_parameter("n", "Invalid."),
     "missing_parameter": errors.missing_parameter("prompt"),
     "unknown_parameter": errors.unknown_parameter(HOSTILE, ["prompt", "seed"]),
+    "invalid_http": errors.invalid_http(),
     "invalid_json": errors.invalid_json("it is empty"),
     "unsupported_media_type": errors.unsupported_media_type("No."),
     "body_too_large": errors.body_too_large(1024),

@@ -50,7 +50,9 @@ def refusal(catalogue: Catalogue, values: dict[str, Any]) -> SafelightError:
     return caught.value
 
 
-def rows(param: str, *values: object, status: int = 400, code: str = INVALID) -> list[tuple[dict[str, Any], int, str, str]]:
+def rows(
+    param: str, *values: object, status: int = 400, code: str = INVALID
+) -> list[tuple[dict[str, Any], int, str, str]]:
     """Hostile values of one parameter, each beside a good prompt."""
     return [({"prompt": "x", param: value}, status, code, param) for value in values]
 
@@ -119,7 +121,7 @@ def test_a_hostile_value_is_refused_by_the_name_of_its_parameter(
     ("name", "hint"),
     [
         ("promt", "'prompt'"),
-        ("num_steps", "'num_inference_steps'"),
+        ("num_inference_step", "'num_inference_steps'"),
         ("guidance", "'guidance_scale'"),
         ("responseformat", "'response_format'"),
         ("negativeprompt", "'negative_prompt'"),
@@ -204,7 +206,9 @@ def test_exactly_the_fields_that_change_nothing_are_listed_as_without_effect(cat
     plain = {"prompt": "a red circle", "seed": 7}
     request = parse_generation(plain, catalogue).request
     idle = {
-        name for name, value in ACCEPTED.items() if parse_generation(plain | {name: value}, catalogue).request == request
+        name
+        for name, value in ACCEPTED.items()
+        if parse_generation(plain | {name: value}, catalogue).request == request
     }
     # Nobody expects `user` to change a picture, so it needs no mention.
     assert idle == {*WITHOUT_EFFECT, "user"}

@@ -102,9 +102,7 @@ def test_sweeping_twice_is_no_error(store: FileStore, folder: Path, clock: Clock
     assert list(folder.iterdir()) == []
 
 
-def test_one_file_that_cannot_be_deleted_does_not_keep_the_others(
-    store: FileStore, folder: Path, clock: Clock
-) -> None:
+def test_one_file_that_cannot_be_deleted_does_not_keep_the_others(store: FileStore, folder: Path, clock: Clock) -> None:
     names = [store.save(PNG) for _ in range(3)]
     (folder / names[0]).unlink()
     (folder / names[0]).mkdir()
