@@ -152,9 +152,12 @@ class Catalogue:
     def specs(self) -> tuple[ModelSpec, ...]:
         """What a worker is told, with absolute folders."""
         return tuple(
-            ModelSpec(model, entry.family, str((self._folder / os.path.expanduser(entry.source)).resolve())  # noqa: PTH111 (never raises))
-            for model, entry in self._file.models.items()
+            ModelSpec(model, entry.family, str(self._folder_of(entry))) for model, entry in self._file.models.items()
         )
+
+    def _folder_of(self, entry: ModelEntry) -> Path:
+        """Relative to models.yaml; ~ is the home folder where there is one."""
+        return (self._folder / os.path.expanduser(entry.source)).resolve()  # noqa: PTH111 (the other one raises)
 
 
 def parse_size(text: str) -> Size:
