@@ -48,14 +48,13 @@ class Start(Message, frozen=True):
     heartbeat_seconds: float
 
 
-class Submit(Message, frozen=True):
-    """One image to draw. The seed is fixed by the sender, so that a second try draws the same picture.
+class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What decides a picture. The seed is fixed by the server, so that a second try draws the same one.
 
-    Sizes are pixels; guidance_scale <= 1 means no guidance.
+    Sizes are pixels; guidance_scale <= 1 means no guidance; seed 0 to 2**64 - 1; a negative_prompt of None is not the
+    empty one: a checkpoint may ask for zeros in its place.
     """
 
-    job_id: str
-    model: str
     prompt: str
     negative_prompt: str | None
     width_px: int
@@ -64,6 +63,14 @@ class Submit(Message, frozen=True):
     guidance_scale: float
     sampler: SamplerName
     seed: int
+
+
+class Submit(Message, frozen=True):
+    """One image to draw with one model."""
+
+    job_id: str
+    model: str
+    params: DrawParams
     wants_progress: bool = False
 
 

@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 from pipelines.denoise.state import DenoiseState
 from pipelines.engine.models import Models
 from pipelines.engine.scheduler import Candidate, next_batch
-from pipelines.families.contract import DrawParams, NonFiniteResult
+from pipelines.families.contract import NonFiniteResult
 from pipelines.messages import Cancelled, Event, Failed, FailureCode, Image, Progress, Queued, Started, Submit
 from pipelines.weights.verify import CheckpointProblem
 
@@ -101,7 +101,7 @@ class Runner:
         self._emit(Started(job.request.job_id))
         family = self._models.family(job.request.model)
         with self._timed(batch):
-            job.state = family.prepare(_params(job.request))
+            job.state = family.prepare(job.request.params)
         job.key = family.batch_key(job.state)
 
     def _denoise(self, batch: list[Job]) -> None:
@@ -159,19 +159,6 @@ def encode_png(pixels: Pixels) -> bytes:
     file = io.BytesIO()
     PillowImage.fromarray(pixels).save(file, "PNG", compress_level=PNG_LEVEL, compress_type=PNG_HUFFMAN_ONLY)
     return file.getvalue()
-
-
-def _params(request: Submit) -> DrawParams:
-    return DrawParams(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width_px=request.width_px,
-        height_px=request.height_px,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        sampler=request.sampler,
-        seed=request.seed,
-    )
 
 
 def _failure(job: Job, error: Exception) -> Failed:

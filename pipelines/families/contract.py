@@ -6,27 +6,12 @@ Knows no family. Invariant: families know each other as little as they know jobs
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from pipelines.denoise.state import DenoiseState
-from pipelines.messages import SamplerName
-
-
-@dataclass(frozen=True, slots=True)
-class DrawParams:
-    """One image to draw. Sizes in pixels; guidance_scale <= 1 means no guidance; seed 0 to 2**64 - 1."""
-
-    prompt: str
-    negative_prompt: str | None
-    width_px: int
-    height_px: int
-    steps: int
-    guidance_scale: float
-    sampler: SamplerName
-    seed: int
+from pipelines.messages import DrawParams
 
 
 class Family(Protocol):

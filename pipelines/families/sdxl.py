@@ -16,7 +16,8 @@ from pipelines.denoise.latents import first_noise, seeded_generator, to_autoenco
 from pipelines.denoise.sampler import build_sampler
 from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance
-from pipelines.families.contract import DrawParams, NonFiniteResult
+from pipelines.families.contract import NonFiniteResult
+from pipelines.messages import DrawParams
 from pipelines.weights.load import SdxlComponents
 
 # Rough peak of the decoder's activations: bytes per pixel of the picture for each byte of an element.

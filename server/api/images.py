@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from pipelines.messages import Submit
+from pipelines.messages import DrawParams, Submit
 from server.api.receive import receive_json_object
 from server.api.schemas import parse_generation
 from server.api.services import Services, services_of
@@ -60,7 +60,7 @@ async def draw_all(request: ImageRequest, services: Services) -> list[Picture]:
 
 async def _draw_one(job: Submit, services: Services) -> Picture:
     image = await services.dispatcher.draw(job)
-    return Picture(image.png, job.seed, image.device_seconds)
+    return Picture(image.png, job.params.seed, image.device_seconds)
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:
@@ -70,9 +70,7 @@ def _first(failures: ExceptionGroup[Exception]) -> Exception:
 
 
 def _job(request: ImageRequest, request_id: str, index: int) -> Submit:
-    return Submit(
-        job_id=f"{request_id}-{index}",
-        model=request.model,
+    params = DrawParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         width_px=request.size.width_px,
@@ -82,6 +80,7 @@ def _job(request: ImageRequest, request_id: str, index: int) -> Submit:
         sampler=request.sampler,
         seed=request.seed_of(index),
     )
+    return Submit(f"{request_id}-{index}", request.model, params)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -16,8 +16,9 @@ from PIL import Image
 
 from pipelines.demo.captions import held_out_scenes
 from pipelines.demo.scenes import Scene
-from pipelines.families.contract import DrawParams, Family
+from pipelines.families.contract import Family
 from pipelines.families.sdxl import Sdxl
+from pipelines.messages import DrawParams
 from pipelines.weights.load import load_sdxl
 from tests.demo.oracle import read
 

@@ -13,14 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import messages
-from pipelines.messages import Command, Event, FramingError, Submit, frame_length, to_command, to_event, to_frame
+from pipelines.messages import (
+    Command,
+    DrawParams,
+    Event,
+    FramingError,
+    Submit,
+    frame_length,
+    to_command,
+    to_event,
+    to_frame,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER_BYTES = messages.FRAME_HEADER.size
 
-SUBMIT = Submit(
-    job_id="job_1",
-    model="demo-sdxl",
+PARAMS = DrawParams(
     prompt="a red circle \U0001f534",
     negative_prompt=None,
     width_px=1024,
@@ -29,13 +37,13 @@ SUBMIT = Submit(
     guidance_scale=2.5,
     sampler="dpmpp_2m",
     seed=2**64 - 1,
-    wants_progress=True,
 )
+SUBMIT = Submit("job_1", "demo-sdxl", PARAMS, wants_progress=True)
 COMMANDS: list[Command] = [
     messages.Start((messages.ModelSpec("demo-sdxl", "sdxl", "/models/demo"),), "cpu", 2, 1.0),
     messages.Start((), "cuda:1", 1, 0.5),
     SUBMIT,
-    msgspec.structs.replace(SUBMIT, negative_prompt="", seed=0, wants_progress=False),
+    Submit("job_2", "demo-sdxl", msgspec.structs.replace(PARAMS, negative_prompt="", seed=0)),
     messages.Cancel("job_1"),
     messages.Shutdown(),
 ]
@@ -96,14 +104,17 @@ def test_an_event_is_no_command(message: Event) -> None:
         Submit,
         job_id=st.text(),
         model=st.text(),
-        prompt=st.text(),
-        negative_prompt=st.none() | st.text(),
-        width_px=st.integers(8, 16384),
-        height_px=st.integers(8, 16384),
-        steps=st.integers(1, 1000),
-        guidance_scale=st.floats(0, 1e6),
-        sampler=st.sampled_from(get_args(messages.SamplerName)),
-        seed=st.integers(0, 2**64 - 1),
+        params=st.builds(
+            DrawParams,
+            prompt=st.text(),
+            negative_prompt=st.none() | st.text(),
+            width_px=st.integers(8, 16384),
+            height_px=st.integers(8, 16384),
+            steps=st.integers(1, 1000),
+            guidance_scale=st.floats(0, 1e6),
+            sampler=st.sampled_from(get_args(messages.SamplerName)),
+            seed=st.integers(0, 2**64 - 1),
+        ),
         wants_progress=st.booleans(),
     )
 )

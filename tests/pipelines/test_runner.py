@@ -13,9 +13,9 @@ import torch
 from pipelines.denoise.state import DenoiseState
 from pipelines.engine.models import Models
 from pipelines.engine.runner import Runner
-from pipelines.families.contract import DrawParams, Family, NonFiniteResult
+from pipelines.families.contract import Family, NonFiniteResult
 from pipelines.families.sdxl import Sdxl
-from pipelines.messages import Cancelled, Event, Failed, Image, ModelSpec, Progress, Queued, Started, Submit
+from pipelines.messages import Cancelled, DrawParams, Event, Failed, Image, ModelSpec, Progress, Queued, Started, Submit
 from pipelines.weights.load import load_sdxl
 from tests.pipelines.tiny_sdxl import write_tiny_sdxl
 
@@ -72,18 +72,11 @@ def models_at(folder: Path) -> Models:
     return Models((ModelSpec("tiny", "sdxl", str(folder)),), torch.device("cpu"), torch.float32)
 
 
-def submit(job_id: str, prompt: str = "a circle", **changes: Any) -> Submit:
-    values = {
-        "model": "tiny",
-        "negative_prompt": None,
-        "width_px": 64,
-        "height_px": 64,
-        "steps": 2,
-        "guidance_scale": 1.0,
-        "sampler": "checkpoint",
-        "seed": 1,
-    }
-    return Submit(job_id=job_id, prompt=prompt, **{**values, **changes})
+def submit(
+    job_id: str, prompt: str = "a circle", *, model: str = "tiny", steps: int = 2, seed: int = 1, listens: bool = False
+) -> Submit:
+    params = DrawParams(prompt, None, 64, 64, steps, 1.0, "checkpoint", seed)
+    return Submit(job_id, model, params, wants_progress=listens)
 
 
 def run(models: Models, requests: Sequence[Submit], job_limit: int = 1) -> list[Event]:
@@ -105,7 +98,7 @@ def settled(events: Sequence[Event]) -> dict[str, list[Event]]:
 
 
 def test_a_job_is_queued_started_followed_and_settled(folder: Path) -> None:
-    events = run(models_at(folder), [submit("a", wants_progress=True)])
+    events = run(models_at(folder), [submit("a", listens=True)])
     assert events[:4] == [Queued("a", 0), Started("a"), Progress("a", 1, 2), Progress("a", 2, 2)]
     (image,) = events[4:]
     assert isinstance(image, Image)

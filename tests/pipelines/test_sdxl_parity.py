@@ -11,9 +11,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 
 from pipelines.denoise.state import DenoiseState
-from pipelines.families.contract import DrawParams
 from pipelines.families.sdxl import Sdxl
-from pipelines.messages import SamplerName
+from pipelines.messages import DrawParams, SamplerName
 from pipelines.weights.load import load_sdxl
 from tests.pipelines.tiny_sdxl import write_tiny_sdxl
 

@@ -16,6 +16,7 @@ from pipelines.messages import (
     Cancel,
     Cancelled,
     Command,
+    DrawParams,
     Event,
     Failed,
     Heartbeat,
@@ -86,9 +87,8 @@ def worker() -> Iterator[Worker]:
 
 
 def job(job_id: str, *, model: str = "demo", steps: int = 2, size_px: int = 256) -> Submit:
-    return Submit(
-        job_id, model, "a red circle", None, size_px, size_px, steps, 1.0, "checkpoint", 5, wants_progress=True
-    )
+    params = DrawParams("a red circle", None, size_px, size_px, steps, 1.0, "checkpoint", 5)
+    return Submit(job_id, model, params, wants_progress=True)
 
 
 def test_it_reports_its_models_then_draws(worker: Worker) -> None:
