@@ -69,6 +69,6 @@ def sampler_class(name: str) -> type:
 
 def _load(cls: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     try:
-        return cls.from_pretrained(folder / name, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+        return cls.from_pretrained(folder / name, dtype=dtype, use_safetensors=True, local_files_only=True)
     except Exception as error:
         raise CheckpointProblem(f"{folder / name} does not load: its weights do not fit its configuration") from error

@@ -237,7 +237,7 @@ def _sentence(path: Path, root: yaml.Node | None, error: Any) -> str:
 def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
     at_depth: dict[int, type[BaseModel]] = {1: _File, 3: ModelEntry}
-    inner = {"defaults": Defaults, "limits": Limits}
+    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits}
     return list((at_depth.get(len(location)) or inner[str(location[-2])]).model_fields)
 
 

@@ -7,6 +7,7 @@ import io
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -71,7 +72,7 @@ def test_the_last_seed_of_64_bits_wraps_around(server: ServerProcess) -> None:
 @pytest.mark.parametrize(
     "change", [{"guidance_scale": 6.0}, {"negative_prompt": "blue"}, {"num_inference_steps": 3, "steps": None}]
 )
-def test_every_knob_changes_the_picture(server: ServerProcess, change: dict[str, object]) -> None:
+def test_every_knob_changes_the_picture(server: ServerProcess, change: dict[str, Any]) -> None:
     plain = server.generate(prompt="a red circle", seed=3, response_format="b64_json").json()["data"][0]
     changed = server.generate(prompt="a red circle", seed=3, response_format="b64_json", **change).json()["data"][0]
     assert changed["b64_json"] != plain["b64_json"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from tests.end_to_end.server_process import ServerProcess, is_alive, wait_until_dead
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
-LONG = {"size": "512x512", "steps": 40, "seed": 5, "response_format": "b64_json"}
+LONG: dict[str, Any] = {"size": "512x512", "steps": 40, "seed": 5, "response_format": "b64_json"}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def begin(callers: ThreadPoolExecutor, server: ServerProcess, **body: object) -> Future[httpx.Response]:
+def begin(callers: ThreadPoolExecutor, server: ServerProcess, **body: Any) -> Future[httpx.Response]:
     """Send a long request and give the worker the time to begin with it."""
     waiting = callers.submit(lambda: server.generate(prompt="a red circle", **{**LONG, **body}))
     time.sleep(1.5)

@@ -124,13 +124,21 @@ def test_any_job_arrives_as_it_was_sent(message: Submit) -> None:
 
 def test_messages_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        SUBMIT.seed = 1  # type: ignore[misc]
+        PARAMS.seed = 1  # type: ignore[misc]
 
 
 def changed(**fields: object) -> bytes:
-    """A Submit on the wire with some fields replaced; `...` removes a field."""
-    plain = msgspec.msgpack.decode(body_of(SUBMIT)) | fields
-    return msgspec.msgpack.encode({name: value for name, value in plain.items() if value is not ...})
+    """A Submit on the wire with some of its own fields replaced; `...` removes a field."""
+    return msgspec.msgpack.encode(_replaced(msgspec.msgpack.decode(body_of(SUBMIT)), fields))
+
+
+def changed_params(**fields: object) -> bytes:
+    """A Submit on the wire with some of its parameters replaced; `...` removes one."""
+    return changed(params=_replaced(msgspec.msgpack.decode(body_of(SUBMIT))["params"], fields))
+
+
+def _replaced(plain: dict[str, object], fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in (plain | fields).items() if value is not ...}
 
 
 NOT_UTF8 = b"\x82\xa4type\xa6Cancel\xa6job_id\xa1\xff"
@@ -155,11 +163,12 @@ GARBAGE = {
     "an unknown tag": changed(type="Format"),
     "no tag": changed(type=...),
     "an unknown field": changed(command="rm"),
-    "a missing field": changed(seed=...),
-    "a text for a number": changed(seed="1"),
-    "a boolean for a number": changed(steps=True),
-    "an unknown sampler": changed(sampler="plms"),
-    "bytes for a text": changed(prompt=b"x"),
+    "an unknown parameter": changed_params(command="rm"),
+    "a missing field": changed_params(seed=...),
+    "a text for a number": changed_params(seed="1"),
+    "a boolean for a number": changed_params(steps=True),
+    "an unknown sampler": changed_params(sampler="plms"),
+    "bytes for a text": changed_params(prompt=b"x"),
 }
 
 

@@ -48,6 +48,7 @@ def _text_config(vocabulary: int, end_of_text: int, width: int) -> CLIPTextConfi
         projection_dim=64,
         num_hidden_layers=3,
         num_attention_heads=2,
+        bos_token_id=end_of_text - 1,
         eos_token_id=end_of_text,
     )
 
