@@ -18,13 +18,14 @@ import pytest
 from tests.end_to_end.server_process import ServerProcess, is_alive, wait_until_dead
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
-LONG: dict[str, Any] = {"size": "512x512", "steps": 40, "seed": 5, "response_format": "b64_json"}
+LONG: dict[str, Any] = {"size": "512x512", "steps": 100, "seed": 5, "response_format": "b64_json"}
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that a test may hurt."""
-    server = ServerProcess(environment={"SAFELIGHT_WORKER_SILENCE_SECONDS": "3", "TMPDIR": str(tmp_path)})
+    patience = {"SAFELIGHT_WORKER_SILENCE_SECONDS": "5", "SAFELIGHT_DRAIN_SECONDS": "60"}
+    server = ServerProcess(environment={**patience, "TMPDIR": str(tmp_path)})
     yield server
     server.stop(signal.SIGKILL)
 
@@ -38,7 +39,7 @@ def callers() -> Iterator[ThreadPoolExecutor]:
 def begin(callers: ThreadPoolExecutor, server: ServerProcess, **body: Any) -> Future[httpx.Response]:
     """Send a long request and give the worker the time to begin with it."""
     waiting = callers.submit(lambda: server.generate(prompt="a red circle", **{**LONG, **body}))
-    time.sleep(1.5)
+    time.sleep(2)
     assert not waiting.done()
     return waiting
 
@@ -103,7 +104,7 @@ def test_sigterm_lets_the_begun_picture_finish_refuses_the_waiting_one_and_ends_
     own_server: ServerProcess, callers: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     own_server.generate(prompt="warm")
-    begun = begin(callers, own_server, steps=12)
+    begun = begin(callers, own_server, steps=100)
     queued = callers.submit(own_server.generate, prompt="a blue star")
     time.sleep(0.5)
     (worker,) = own_server.worker_pids()
