@@ -38,6 +38,9 @@ class Finding:
     colour: str
     centre: Point
 
+    def is_at(self, place: Point) -> bool:
+        return all(abs(found - asked) <= PLACE_TOLERANCE for found, asked in zip(self.centre, place, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -63,7 +66,7 @@ def _differences(finding: Finding, thing: Thing) -> list[str]:
         differences.append(f"{thing.shape} looks like a {finding.shape}")
     if finding.colour != thing.colour:
         differences.append(f"{thing.colour} {thing.shape} is {finding.colour}")
-    if any(abs(is_at - should) > PLACE_TOLERANCE for is_at, should in zip(finding.centre, thing.centre, strict=True)):
+    if not finding.is_at(thing.centre):
         differences.append(f"{thing.shape} is at {finding.centre}")
     return differences
 
