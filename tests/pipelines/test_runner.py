@@ -109,17 +109,16 @@ def test_progress_is_told_only_to_those_who_listen(folder: Path) -> None:
     assert not [event for event in run(models_at(folder), [submit("a")]) if isinstance(event, Progress)]
 
 
-@pytest.mark.parametrize("job_limit", [1, 3])
 @pytest.mark.parametrize("verb", ["prepare", "denoise_step", "decode"])
 def test_a_job_that_fails_settles_alone_and_its_mates_are_drawn_as_ever(
-    folder: Path, verb: str, job_limit: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [submit("a", seed=1), submit("b", "bad", seed=2), submit("c", seed=3)]
     undisturbed = settled(run(models_at(folder), [requests[0], requests[2]]))
     faulty = Faulty(Sdxl(load_sdxl(folder, torch.device("cpu"), torch.float32)), verb, ZeroDivisionError("secret"))
     models = models_at(folder)
     monkeypatch.setattr(models, "family", lambda _: faulty)
-    ends = settled(run(models, requests, job_limit))
+    ends = settled(run(models, requests))
     (failure,) = ends.pop("b")
     assert isinstance(failure, Failed)
     assert failure.code == "generation_failed"
