@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,6 +64,16 @@ class ServerProcess:
     def generate(self, path: str = "/v1/images/generations", **body: Any) -> httpx.Response:
         """POST a small picture's request; keyword arguments are its parameters."""
         return httpx.post(self.url + path, json={**SMALL, **body}, timeout=120)
+
+    def answer_to_unfinished_body(self, declared_bytes: int) -> bytes:
+        """What comes back when a body of this declared length stops after its first byte."""
+        host, port = self.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(
+                b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n{" % declared_bytes
+            )
+            return connection.recv(4096)
 
     def worker_pids(self) -> list[int]:
         """The server's child processes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from contextlib import closing
 
 import httpx
@@ -122,13 +121,7 @@ def test_another_content_type_is_refused(server: ServerProcess, headers: dict[st
 
 
 def test_an_oversized_body_is_refused_by_its_declared_length_before_it_is_read(server: ServerProcess) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(
-            b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 53477376\r\n\r\n{"
-        )
-        assert b" 413 " in connection.recv(4096)
+    assert b" 413 " in server.answer_to_unfinished_body(53477376)
 
 
 def test_an_oversized_body_without_a_length_is_refused_at_the_cap(server: ServerProcess) -> None:

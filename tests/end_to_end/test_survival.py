@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -163,13 +162,7 @@ def test_more_waiting_pictures_than_allowed_are_refused_with_a_time_to_come_back
 
 def test_a_body_that_does_not_arrive_is_answered_with_408() -> None:
     server = ServerProcess(environment={"SAFELIGHT_RECEIVE_TIMEOUT_SECONDS": "0.5"})
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(
-            b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 100\r\n\r\n{"
-        )
-        assert b" 408 " in connection.recv(4096)
+    assert b" 408 " in server.answer_to_unfinished_body(100)
     server.stop()
 
 
