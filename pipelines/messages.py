@@ -7,7 +7,7 @@ Invariant: a frame is a 4-byte big-endian length and that many bytes of MessageP
 from __future__ import annotations
 
 import struct
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -16,7 +16,30 @@ FRAME_HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 
 # `checkpoint` is the sampler that the model's own configuration names.
-SamplerName = Literal["checkpoint", "euler", "ddim", "dpmpp_2m"]
+SamplerName = Literal[
+    "checkpoint",
+    "euler",
+    "euler_a",
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde",
+    "unipc",
+    "heun",
+    "lcm",
+    "flow_euler",
+]
+FamilyName = Literal["sdxl", "sd21", "flux"]
+DIFFUSION_SAMPLERS: tuple[SamplerName, ...] = tuple(name for name in get_args(SamplerName) if name != "flow_euler")
+# What a family can be sampled with: noise prediction and flow matching have no sampler in common.
+SAMPLERS_BY_FAMILY: dict[FamilyName, tuple[SamplerName, ...]] = {
+    "sdxl": DIFFUSION_SAMPLERS,
+    "sd21": DIFFUSION_SAMPLERS,
+    "flux": ("checkpoint", "flow_euler"),
+}
+# Latent consistency models are distilled from 50 steps, of which a run takes some: there are no more to take.
+MAX_LCM_STEPS = 50
+Policy = Literal["fair", "fifo"]
 FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable"]
 
 
@@ -28,8 +51,24 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """One model that a worker may be asked for: its id, its family and the absolute path of its folder."""
 
     id: str
-    family: str
+    family: FamilyName
     folder: str
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """How a worker schedules and batches.
+
+    policy: `fair`, or `fifo`, the baseline. max_rows: the most rows of one forward. exact_rows: if set, every forward
+    is padded to so many rows, and prompts and pictures are encoded and decoded one by one, so that a picture's bytes
+    do not depend on what else is drawn. memory_bytes: what jobs may hold together beyond the weights; None is no
+    limit. prompt_cache_bytes: how much the encoded prompts of one model may take.
+    """
+
+    policy: Policy = "fair"
+    max_rows: int = 16
+    exact_rows: int | None = None
+    memory_bytes: int | None = None
+    prompt_cache_bytes: int = 256 * 1024 * 1024
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -46,13 +85,16 @@ class Start(Message, frozen=True):
     device: str
     threads: int
     heartbeat_seconds: float
+    options: EngineOptions = EngineOptions()
 
 
 class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a picture. The seed is fixed by the server, so that a second try draws the same one.
 
     Sizes are pixels; guidance_scale <= 1 means no guidance; seed 0 to 2**64 - 1; a negative_prompt of None is not the
-    empty one: a checkpoint may ask for zeros in its place.
+    empty one: a checkpoint may ask for zeros in its place. image: the picture to start from, width x height x 3 bytes
+    of RGB, row by row. mask: width x height bytes beside an image, 128 and above where it may change. strength: in
+    (0, 1], how much of the noise schedule an image goes through; without an image it means nothing.
     """
 
     prompt: str
@@ -63,15 +105,22 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guidance_scale: float
     sampler: SamplerName
     seed: int
+    image: bytes | None = None
+    mask: bytes | None = None
+    strength: float = 1.0
 
 
 class Submit(Message, frozen=True):
-    """One image to draw with one model."""
+    """One image to draw with one model. caller: whose share of the device it takes. preview_steps: after which denoise
+    steps (from 1) a Preview is wanted."""
 
     job_id: str
     model: str
     params: DrawParams
+    caller: str = ""
+    priority: int = 0
     wants_progress: bool = False
+    preview_steps: tuple[int, ...] = ()
 
 
 class Cancel(Message, frozen=True):
@@ -116,6 +165,15 @@ class Progress(Message, frozen=True):
     steps: int
 
 
+class Preview(Message, frozen=True):
+    """What the picture will probably be, seen after `step` of `steps` denoise steps."""
+
+    job_id: str
+    step: int
+    steps: int
+    png: bytes
+
+
 class Image(Message, frozen=True):
     """The job succeeded: the encoded picture and how long the device worked on it."""
 
@@ -140,7 +198,7 @@ class Cancelled(Message, frozen=True):
 
 
 Command = Start | Submit | Cancel | Shutdown
-Event = Ready | Heartbeat | Queued | Started | Progress | Image | Failed | Cancelled
+Event = Ready | Heartbeat | Queued | Started | Progress | Preview | Image | Failed | Cancelled
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
@@ -153,6 +211,16 @@ UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 class FramingError(Exception):
     """The byte stream holds something that is no frame of ours."""
+
+
+def steps_after(family: FamilyName, steps: int, strength: float) -> int:
+    """How many of `steps` denoise steps an image of this strength goes through; may be 0.
+
+    Source: `get_timesteps` of diffusers' image-to-image pipelines, which round differently by family.
+    """
+    if family == "flux":
+        return steps - int(max(steps - min(steps * strength, steps), 0))
+    return min(int(steps * strength), steps)
 
 
 def to_frame(message: Command | Event) -> bytes:

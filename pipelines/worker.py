@@ -26,8 +26,10 @@ os.environ.update(
 
 import torch
 
+from pipelines.engine.faults import FaultPoints
 from pipelines.engine.models import Models
 from pipelines.engine.runner import Runner
+from pipelines.families.contract import FamilyOptions
 from pipelines.messages import (
     FRAME_HEADER,
     Cancel,
@@ -108,9 +110,11 @@ def serve(pipe: Pipe, inbox: queue.SimpleQueue[Command], start: Start) -> None:
     """Work until the process ends: take commands between two work items, wait when there is nothing to do."""
     torch.set_num_threads(start.threads)
     device = choose_device(start.device)
-    models = Models(start.models, device, choose_dtype(device))
+    options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes)
+    models = Models(start.models, device, choose_dtype(device), options)
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode") as encoders:
-        runner = Runner(models, pipe.send, encoders, time.perf_counter)
+        faults = FaultPoints.from_environment()
+        runner = Runner(models, pipe.send, encoders, time.perf_counter, start.options, faults)
         pipe.send(Ready(str(device), models.reports()))
         while True:
             take_commands(runner, inbox)

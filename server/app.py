@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from pipelines.messages import EngineOptions
 from server import __version__
 from server.api import files, health, images, models
 from server.api.envelope import Edge, install_handlers
@@ -37,7 +38,13 @@ BODY_DESCRIPTION: dict[str, Any] = {
 
 def build_services(settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path) -> Services:
     """The parts of one server, built but not started. base_url: what result URLs start with."""
-    worker = WorkerSettings(catalogue.specs(), settings.device, settings.threads, settings.worker_silence_seconds)
+    worker = WorkerSettings(
+        models=catalogue.specs(),
+        device=settings.device,
+        threads=settings.threads,
+        silence_seconds=settings.worker_silence_seconds,
+        options=engine_options(settings),
+    )
     return Services(
         settings=settings,
         catalogue=catalogue,
@@ -45,6 +52,17 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, file
         files=FileStore(files_folder, settings.file_lifetime_seconds),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
+    )
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """What of the settings is the worker's business."""
+    return EngineOptions(
+        policy=settings.scheduling_policy,
+        max_rows=settings.batch_max_rows,
+        exact_rows=settings.batch_exact_rows,
+        memory_bytes=settings.job_memory_bytes,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
     )
 
 

@@ -11,25 +11,18 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from pipelines.denoise.state import DenoiseState
+
 
 def is_guided(guidance_scale: float) -> bool:
     """Guidance acts above 1; at 1 the formula gives the conditional prediction itself."""
     return guidance_scale > 1
 
 
-def rows_of(guidance_scale: float) -> int:
-    """How many rows of a forward a job fills."""
-    return 2 if is_guided(guidance_scale) else 1
-
-
-def guided(predictions: torch.Tensor, guidance_scales: Sequence[float]) -> Iterator[torch.Tensor]:
-    """One prediction (1, C, h, w) per job out of the forward's rows (R, C, h, w)."""
+def guided(predictions: torch.Tensor, states: Sequence[DenoiseState]) -> Iterator[torch.Tensor]:
+    """One prediction (1, ...) per job out of the forward's rows (R, ...); rows beyond the jobs' are padding."""
     row = 0
-    for scale in guidance_scales:
-        if not is_guided(scale):
-            yield predictions[row : row + 1]
-            row += 1
-            continue
-        unconditional, conditional = predictions[row : row + 1], predictions[row + 1 : row + 2]
-        yield unconditional + scale * (conditional - unconditional)
-        row += 2
+    for state in states:
+        rows = predictions[row : row + state.rows]
+        yield rows if state.rows == 1 else rows[:1] + state.guidance_scale * (rows[1:] - rows[:1])
+        row += state.rows

@@ -6,39 +6,57 @@ Invariant: nothing in a state is shared with another state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-
-from pipelines.denoise.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
     """What the prompt became; R is 2 (negative prompt first) with guidance and 1 without.
 
-    states: (R, 77, D) token states; pooled: (R, P); time_ids: (R, 6) sizes and crop, in pixels.
+    states: (R, T, D) token states. extras: what else the denoiser takes beside them, (R, ...) by the argument's name.
     """
 
     states: torch.Tensor
-    pooled: torch.Tensor
-    time_ids: torch.Tensor
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Repaint:
+    """What an inpainting job puts back after every step, where its mask is 0.
+
+    All in the shape of the job's latents: the encoded picture, the noise that it began with, the mask (1: may change).
+    """
+
+    picture: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
 
 
 @dataclass(slots=True)
 class DenoiseState:
-    """latents: (1, C, h, w) in the sampler's scale; `step` counts the denoise steps already done."""
+    """latents: one row, in the sampler's scale. timesteps: those still to do when the job began; `step` counts the
+    forwards already done. last: the latents before the last forward and its guided prediction, for previews. `sampler`
+    is a diffusers scheduler, whose classes have no type in common."""
 
     latents: torch.Tensor
     conditioning: Conditioning
-    sampler: Sampler
+    sampler: Any
+    timesteps: torch.Tensor
     generator: torch.Generator
     guidance_scale: float
+    height_px: int
+    width_px: int
+    repaint: Repaint | None = None
     step: int = 0
+    last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def steps(self) -> int:
-        return len(self.sampler.timesteps)
+        return len(self.timesteps)
 
     @property
     def is_done(self) -> bool:
@@ -46,4 +64,9 @@ class DenoiseState:
 
     @property
     def timestep(self) -> torch.Tensor:
-        return self.sampler.timesteps[self.step]
+        return self.timesteps[self.step]
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a forward the job fills."""
+        return len(self.conditioning.states)

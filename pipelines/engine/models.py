@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.families.contract import Family
+from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.registry import LOADERS
 from pipelines.messages import ModelReport, ModelSpec
 from pipelines.weights.verify import CheckpointProblem, find_problem
@@ -20,14 +20,24 @@ from pipelines.weights.verify import CheckpointProblem, find_problem
 class Models:
     """Loads each model at its first use and keeps it."""
 
-    def __init__(self, specs: Sequence[ModelSpec], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ModelSpec],
+        device: torch.device,
+        dtype: torch.dtype,
+        options: FamilyOptions | None = None,
+    ) -> None:
         self._specs = {spec.id: spec for spec in specs}
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._options = device, dtype, options or FamilyOptions()
         self._loaded: dict[str, Family] = {}
         self._problems = {spec.id: find_problem(Path(spec.folder), spec.family) for spec in specs}
 
     def reports(self) -> tuple[ModelReport, ...]:
         return tuple(ModelReport(model, problem) for model, problem in self._problems.items())
+
+    def loaded(self, model: str) -> Family | None:
+        """The model if it is loaded already."""
+        return self._loaded.get(model)
 
     def family(self, model: str) -> Family:
         """The loaded model. Raises CheckpointProblem when it cannot be served."""
@@ -41,7 +51,7 @@ class Models:
             raise CheckpointProblem(problem)
         spec = self._specs[model]
         try:
-            return LOADERS[spec.family](Path(spec.folder), self._device, self._dtype)
+            return LOADERS[spec.family](Path(spec.folder), self._device, self._dtype, self._options)
         except CheckpointProblem as found:
             self._problems[model] = str(found)
             raise

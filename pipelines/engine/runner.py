@@ -1,59 +1,58 @@
 """Carries jobs through their life: prepared, denoised step by step, decoded, settled exactly once.
 
-Knows families, states and the scheduler's choice; knows no sockets and no clocks but the one that it is given.
-Invariant: every submitted job is settled by exactly one Image, Failed or Cancelled.
+Knows families, jobs and the policies' choice; knows no sockets and no clocks but the one that it is given.
+Invariant: every submitted job is settled by exactly one Image, Failed or Cancelled, and a failure settles nobody but
+the job that caused it.
 """
 
 from __future__ import annotations
 
-import io
-import traceback
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image as PillowImage
 
+from pipelines.denoise.decode import NonFiniteResults
 from pipelines.denoise.state import DenoiseState
+from pipelines.denoise.stepping import StepFaults
+from pipelines.engine import fifo, scheduler
+from pipelines.engine.candidate import Candidate, Phase, Situation
+from pipelines.engine.failures import TooLarge, is_out_of_memory, to_failed
+from pipelines.engine.faults import FaultPoints
+from pipelines.engine.job import Job
 from pipelines.engine.models import Models
-from pipelines.engine.scheduler import Candidate, next_batch
-from pipelines.families.contract import NonFiniteResult
-from pipelines.messages import Cancelled, Event, Failed, FailureCode, Image, Progress, Queued, Started, Submit
-from pipelines.weights.verify import CheckpointProblem
+from pipelines.engine.png import Pixels, encode_png
+from pipelines.engine.row_caps import RowCaps
+from pipelines.engine.shares import Shares
+from pipelines.families.contract import Family
+from pipelines.messages import (
+    Cancelled,
+    EngineOptions,
+    Event,
+    Image,
+    Policy,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+    Submit,
+)
 
-# zlib's "Huffman only": on photographs several times quicker than Pillow's default, and no larger.
-PNG_LEVEL, PNG_HUFFMAN_ONLY = 1, 2
-Pixels = npt.NDArray[np.uint8]
-PREPARE, DENOISE, DECODE = "prepare", "denoise", "decode"
-
-
-@dataclass(slots=True)
-class Job:
-    """One image on its way. `state` is None until it is prepared."""
-
-    request: Submit
-    state: DenoiseState | None = None
-    key: Hashable = None
-    device_seconds: float = 0.0
-    runs_alone: bool = False
-
-    @property
-    def phase(self) -> str:
-        if self.state is None:
-            return PREPARE
-        return DECODE if self.state.is_done else DENOISE
+POLICIES: dict[Policy, Callable[[Sequence[Candidate], Situation], tuple[str, ...]]] = {
+    "fair": scheduler.next_batch,
+    "fifo": fifo.next_batch,
+}
+# The price of going over to another resident model: about two rows of a 1024 x 1024 step, so that models take turns
+# where it makes no difference and switch at once where it does.
+SWITCH_WORK = 2.0 * 1024 * 1024
 
 
 class Runner:
     """Does one work item at a time: the caller decides when, and hands in commands between two items.
 
     emit: takes events, from this thread and from the encoding pool. encoders: where PNG files are made, off this
-    thread. clock: seconds. job_limit: how many jobs may share one forward.
+    thread. clock: seconds.
     """
 
     def __init__(
@@ -62,11 +61,23 @@ class Runner:
         emit: Callable[[Event], None],
         encoders: Executor,
         clock: Callable[[], float],
-        job_limit: int = 1,
+        options: EngineOptions | None = None,
+        faults: FaultPoints | None = None,
     ) -> None:
         self._models, self._emit, self._encoders, self._clock = models, emit, encoders, clock
-        self._job_limit = job_limit
+        self._options = options or EngineOptions()
+        self._faults = faults or FaultPoints()
         self._jobs: dict[str, Job] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._shares = Shares()
+        self._row_caps = RowCaps(self._options.max_rows)
+        self._last_model: str | None = None
+        self._work: dict[Phase, Callable[[list[Job]], None]] = {
+            Phase.LOAD: self._load,
+            Phase.PREPARE: self._prepare,
+            Phase.DENOISE: self._denoise,
+            Phase.DECODE: self._decode,
+        }
 
     @property
     def has_work(self) -> bool:
@@ -74,110 +85,208 @@ class Runner:
 
     def submit(self, request: Submit) -> None:
         self._emit(Queued(request.job_id, ahead=len(self._jobs)))
-        self._jobs[request.job_id] = Job(request)
+        self._shares.join(request.caller)
+        job = Job(request, self._clock(), self._models.loaded(request.model))
+        self._jobs[job.id] = job
+        self._look_again([job])
+        self._refuse_too_large(job)
 
     def cancel(self, job_id: str) -> None:
-        if self._jobs.pop(job_id, None) is not None:
+        if job_id in self._jobs:
+            self._remove(self._jobs[job_id])
             self._emit(Cancelled(job_id))
 
     def work(self) -> None:
         """Do the next work item, if there is one. Failures settle the job that caused them, never raise."""
-        batch = [self._jobs[job_id] for job_id in next_batch(self._candidates(), self._job_limit)]
+        choose = POLICIES[self._options.policy]
+        batch = [self._jobs[job_id] for job_id in choose(list(self._candidates.values()), self._situation())]
         if not batch:
             return
+        self._last_model = batch[0].request.model
         try:
-            self._WORK[batch[0].phase](self, batch)
+            self._faults.strike(batch[0].phase, batch)
+            self._work[batch[0].phase](batch)
+            for job in batch:
+                job.runs_alone = False
         except Exception as error:
             self._blame(batch, error)
+        self._look_again(batch)
 
-    def _candidates(self) -> list[Candidate]:
-        return [
-            Candidate(job_id, job.request.model, job.phase, job.key, job.runs_alone)
-            for job_id, job in self._jobs.items()
-        ]
+    def _situation(self) -> Situation:
+        return Situation(
+            now_seconds=self._clock(),
+            shares=self._shares,
+            memory_left_bytes=self._memory_left_bytes(),
+            last_model=self._last_model,
+            row_cap=self._row_cap,
+            switch_work=SWITCH_WORK,
+        )
+
+    def _memory_left_bytes(self) -> int | None:
+        if self._options.memory_bytes is None:
+            return None
+        held = sum(candidate.footprint_bytes for candidate in self._candidates.values() if candidate.is_admitted)
+        return self._options.memory_bytes - held
+
+    def _row_cap(self, candidate: Candidate) -> int:
+        """As measured; in exact mode fixed, and one at a time for what is not padded."""
+        if self._options.exact_rows is not None:
+            return self._options.exact_rows if candidate.phase is Phase.DENOISE else 1
+        return self._row_caps.cap(_shape(candidate))
+
+    def _look_again(self, batch: list[Job]) -> None:
+        """Show the policies what has become of these jobs."""
+        for job in batch:
+            if job.id in self._jobs:
+                self._candidates[job.id] = job.candidate()
+
+    def _load(self, batch: list[Job]) -> None:
+        """Load the model of the leading job, and give it to all that wait for it."""
+        self._begin(batch[0])
+        model = batch[0].request.model
+        family = self._models.family(model)
+        waiting = [job for job in self._jobs.values() if job.request.model == model and job.family is None]
+        for job in waiting:
+            job.family = family
+        self._look_again(waiting)
+        for job in waiting:
+            self._refuse_too_large(job)
+
+    def _refuse_too_large(self, job: Job) -> None:
+        budget = self._options.memory_bytes
+        if budget is not None and job.footprint_bytes > budget:
+            self._fail(job, TooLarge(f"{job.footprint_bytes} bytes of {budget}"))
+
+    def _begin(self, job: Job) -> None:
+        """Say once that the job has begun: if the process dies from now on, the job may be the cause."""
+        if not job.has_begun:
+            job.has_begun = True
+            self._emit(Started(job.id))
 
     def _prepare(self, batch: list[Job]) -> None:
-        (job,) = batch
-        self._emit(Started(job.request.job_id))
-        family = self._models.family(job.request.model)
-        with self._timed(batch):
-            job.state = family.prepare(job.request.params)
-        job.key = family.batch_key(job.state)
+        for job in batch:
+            self._begin(job)
+            job.is_admitted = True
+        with self._measured(batch):
+            states = _family(batch).prepare([job.params for job in batch])
+        for job, state in zip(batch, states, strict=True):
+            job.state = state
 
     def _denoise(self, batch: list[Job]) -> None:
-        family = self._models.family(batch[0].request.model)
-        states = [job.state for job in batch if job.state is not None]
-        with self._timed(batch):
-            family.denoise_step(states)
-        for job, state in zip(batch, states, strict=True):
+        faults: StepFaults | None = None
+        with self._measured(batch):
+            try:
+                _family(batch).denoise_step(_states(batch))
+            except StepFaults as some_failed:
+                faults = some_failed
+        for job, state in zip(batch, _states(batch), strict=True):
             if job.request.wants_progress:
-                self._emit(Progress(job.request.job_id, state.step, state.steps))
+                self._emit(Progress(job.id, state.step, state.steps))
+            if state.step in job.request.preview_steps and not state.is_done:
+                self._preview(job, state)
+        if faults is not None:
+            raise faults
+
+    def _preview(self, job: Job, state: DenoiseState) -> None:
+        try:
+            pixels = _to_host(_family([job]).preview(state))[0]
+        except Exception as error:
+            self._blame([job], error)
+            return
+        self._encoders.submit(self._finish_preview, job, state.step, state.steps, pixels)
 
     def _decode(self, batch: list[Job]) -> None:
-        family = self._models.family(batch[0].request.model)
-        with self._timed(batch):
-            pictures = family.decode([job.state for job in batch if job.state is not None]).cpu().numpy()
+        with self._measured(batch):
+            pictures = _to_host(_family(batch).decode(_states(batch), in_tiles=batch[0].in_tiles))
         for job, pixels in zip(batch, pictures, strict=True):
-            del self._jobs[job.request.job_id]
+            self._remove(job)
             self._encoders.submit(self._finish, job, pixels)
 
-    _WORK: ClassVar[dict[str, Callable[[Runner, list[Job]], None]]] = {
-        PREPARE: _prepare,
-        DENOISE: _denoise,
-        DECODE: _decode,
-    }
-
     @contextmanager
-    def _timed(self, batch: list[Job]) -> Iterator[None]:
-        """Share the time of the work inside evenly among the jobs that it is done for."""
+    def _measured(self, batch: list[Job]) -> Iterator[None]:
+        """Measure the work inside: share its time evenly, charge the callers, learn what so many rows cost."""
+        shape, rows = _shape(batch[0].candidate()), sum(job.rows for job in batch)
+        works = [job.next_work() for job in batch]
         started = self._clock()
         yield
-        spent = (self._clock() - started) / len(batch)
-        for job in batch:
-            job.device_seconds += spent
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = self._clock() - started
+        self._row_caps.observe(shape, rows, seconds)
+        for job, work in zip(batch, works, strict=True):
+            job.device_seconds += seconds / len(batch)
+            self._shares.charge(job.request.caller, work)
 
     def _finish(self, job: Job, pixels: Pixels) -> None:
         """Encode and settle; runs in the encoding pool."""
         try:
-            self._emit(Image(job.request.job_id, encode_png(pixels), job.device_seconds))
+            self._emit(Image(job.id, encode_png(pixels), job.device_seconds))
         except Exception as error:
-            self._emit(_failure(job, error))
+            self._emit(to_failed(job.id, error))
+
+    def _finish_preview(self, job: Job, step: int, steps: int, pixels: Pixels) -> None:
+        """Encode and show, unless the job has been settled meanwhile; runs in the encoding pool."""
+        if job.id in self._jobs:
+            self._emit(Preview(job.id, step, steps, encode_png(pixels)))
 
     def _blame(self, batch: list[Job], error: Exception) -> None:
-        """Settle the one job that failed; of several, find the guilty one by running each alone."""
+        """Settle those who are guilty, and let the others go on."""
+        match error:
+            case StepFaults():
+                for place, own_error in error.errors.items():
+                    self._fail(batch[place], own_error)
+            case NonFiniteResults():
+                for place in error.places:
+                    self._fail(batch[place], error)
+            case _ if is_out_of_memory(error):
+                self._relieve(batch, error)
+            case _ if len(batch) > 1:
+                for job in batch:
+                    job.runs_alone = True
+            case _:
+                self._fail(batch[0], error)
+
+    def _relieve(self, batch: list[Job], error: Exception) -> None:
+        """Not enough memory: smaller batches of this shape from now on; a job alone gets one more try, in tiles."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if len(batch) > 1:
-            for job in batch:
-                job.runs_alone = True
+            self._row_caps.forbid(_shape(batch[0].candidate()), sum(job.rows for job in batch))
             return
         (job,) = batch
-        del self._jobs[job.request.job_id]
-        self._emit(_failure(job, error))
+        if job.has_retried:
+            self._fail(job, error)
+            return
+        job.has_retried = True
+        job.in_tiles = job.phase is Phase.DECODE
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._remove(job)
+        self._emit(to_failed(job.id, error))
+
+    def _remove(self, job: Job) -> None:
+        """The job holds nothing any more."""
+        del self._jobs[job.id]
+        del self._candidates[job.id]
+        self._shares.leave(job.request.caller)
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """PNG of uint8 pixels (H, W, 3)."""
-    file = io.BytesIO()
-    PillowImage.fromarray(pixels).save(file, "PNG", compress_level=PNG_LEVEL, compress_type=PNG_HUFFMAN_ONLY)
-    return file.getvalue()
+def _shape(candidate: Candidate) -> Hashable:
+    """What the cost of a row depends on."""
+    return (candidate.model, candidate.phase, candidate.key)
 
 
-def _failure(job: Job, error: Exception) -> Failed:
-    code, message = _explain(error)
-    return Failed(job.request.job_id, code, message, detail="".join(traceback.format_exception(error)))
+def _family(batch: list[Job]) -> Family:
+    family = batch[0].family
+    if family is None:
+        raise RuntimeError("a job without a model was asked to work")
+    return family
 
 
-def _explain(error: Exception) -> tuple[FailureCode, str]:
-    """What the caller may know: constant texts, never the exception's own."""
-    if isinstance(error, CheckpointProblem):
-        return "model_unavailable", "The model's files are missing or damaged on this server."
-    if _is_out_of_memory(error):
-        return "insufficient_memory", "The device has not enough memory for a picture of this size."
-    if isinstance(error, NonFiniteResult):
-        return "generation_failed", "The model produced no valid picture for this request."
-    return "generation_failed", "The picture could not be drawn."
+def _states(batch: list[Job]) -> list[DenoiseState]:
+    return [job.state for job in batch if job.state is not None]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+def _to_host(pictures: torch.Tensor) -> list[Pixels]:
+    """Pixels (B, H, W, 3) in host memory."""
+    return list(pictures.cpu().numpy())

@@ -1,4 +1,4 @@
-"""What a model family can do: the five verbs that the engine calls, and what it gives them.
+"""What a model family can do: the verbs that the engine calls, and what it gives them.
 
 Knows no family. Invariant: families know each other as little as they know jobs, callers and queues.
 """
@@ -6,6 +6,7 @@ Knows no family. Invariant: families know each other as little as they know jobs
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,11 +15,21 @@ from pipelines.denoise.state import DenoiseState
 from pipelines.messages import DrawParams
 
 
+@dataclass(frozen=True, slots=True)
+class FamilyOptions:
+    """padded_rows: if set, every forward of the denoiser is padded to so many rows, and prompts and pictures are
+    encoded one by one, so that no job's result depends on its neighbours. prompt_cache_bytes: a cap for what is kept
+    of encoded prompts."""
+
+    padded_rows: int | None = None
+    prompt_cache_bytes: int = 256 * 1024 * 1024
+
+
 class Family(Protocol):
     """A loaded model of one family. All verbs run on the one thread that owns the device."""
 
-    def prepare(self, params: DrawParams) -> DenoiseState:
-        """Encode the prompt, draw the first noise and set up the sampler of one job."""
+    def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
+        """Encode prompts and pictures, draw the first noise and set up the samplers of jobs of one size."""
         ...
 
     def batch_key(self, state: DenoiseState) -> Hashable:
@@ -26,21 +37,32 @@ class Family(Protocol):
         ...
 
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
-        """Advance every state by one denoise step, in one forward. All states have the same batch key."""
-        ...
-
-    def decode(self, states: Sequence[DenoiseState]) -> torch.Tensor:
-        """The pictures as uint8 (B, H, W, 3), from states of one batch key that are done.
+        """Advance every state by one denoise step, in one forward. All states have the same batch key.
 
         Raises:
-            NonFiniteResult: a picture would hold NaN or infinity.
+            StepFaults: some could not advance; all others did.
+            Exception: the forward failed; no state changed.
         """
+        ...
+
+    def decode(self, states: Sequence[DenoiseState], *, in_tiles: bool = False) -> torch.Tensor:
+        """The pictures as uint8 (B, H, W, 3), from states of one batch key that are done.
+
+        in_tiles: slower and with faint seams, in a fraction of the memory.
+
+        Raises:
+            NonFiniteResults: pictures would hold NaN or infinity.
+        """
+        ...
+
+    def preview(self, state: DenoiseState) -> torch.Tensor:
+        """What the picture will probably be, uint8 (1, H, W, 3), from a state that has done a step."""
+        ...
+
+    def rows(self, params: DrawParams) -> int:
+        """How many rows of a forward a job of these parameters fills."""
         ...
 
     def footprint(self, params: DrawParams) -> int:
         """The bytes that a job of these parameters needs beyond the weights, at its peak."""
         ...
-
-
-class NonFiniteResult(Exception):
-    """The model produced NaN or infinity, which must never become a picture."""

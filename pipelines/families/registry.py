@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
-from pipelines.families.contract import Family
+from pipelines.families.contract import Family, FamilyOptions
+from pipelines.families.flux import Flux
+from pipelines.families.sd21 import Sd21
 from pipelines.families.sdxl import Sdxl
-from pipelines.weights.load import load_sdxl
+from pipelines.messages import FamilyName
+from pipelines.weights.load import load_flux, load_sd21, load_sdxl
 
-Loader = Callable[[Path, torch.device, torch.dtype], Family]
+Loader = Callable[[Path, torch.device, torch.dtype, FamilyOptions], Family]
 
-
-def _sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> Family:
-    return Sdxl(load_sdxl(folder, device, dtype))
-
-
-LOADERS: dict[str, Loader] = {"sdxl": _sdxl}
+LOADERS: dict[FamilyName, Loader] = {
+    "sdxl": lambda path, device, dtype, options: Sdxl(load_sdxl(path, device, dtype), options),
+    "sd21": lambda path, device, dtype, options: Sd21(load_sd21(path, device, dtype), options),
+    "flux": lambda path, device, dtype, options: Flux(load_flux(path, device, dtype), options),
+}

@@ -11,19 +11,39 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from pipelines.messages import FamilyName
+
+CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 # What a family's model_index.json must name: component -> (library, class).
 SDXL_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unet": ("diffusers", ("UNet2DConditionModel",)),
     "vae": ("diffusers", ("AutoencoderKL",)),
     "text_encoder": ("transformers", ("CLIPTextModel",)),
     "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
-    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
-    "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "tokenizer": ("transformers", CLIP_TOKENIZERS),
+    "tokenizer_2": ("transformers", CLIP_TOKENIZERS),
     "scheduler": ("diffusers", ()),
 }
-COMPONENTS_BY_FAMILY = {"sdxl": SDXL_COMPONENTS}
+SD21_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    name: SDXL_COMPONENTS[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+}
+FLUX_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "transformer": ("diffusers", ("FluxTransformer2DModel",)),
+    "vae": ("diffusers", ("AutoencoderKL",)),
+    "text_encoder": ("transformers", ("CLIPTextModel",)),
+    "text_encoder_2": ("transformers", ("T5EncoderModel",)),
+    "tokenizer": ("transformers", CLIP_TOKENIZERS),
+    "tokenizer_2": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
+    "scheduler": ("diffusers", ()),
+}
+COMPONENTS_BY_FAMILY: dict[FamilyName, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "sdxl": SDXL_COMPONENTS,
+    "sd21": SD21_COMPONENTS,
+    "flux": FLUX_COMPONENTS,
+}
 WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
+    "transformer": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
     "text_encoder_2": "model.safetensors",
@@ -47,7 +67,7 @@ class CheckpointProblem(Exception):
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def find_problem(folder: Path, family: str) -> str | None:
+def find_problem(folder: Path, family: FamilyName) -> str | None:
     """The first thing wrong with the folder, or None."""
     try:
         verify(folder, family)
@@ -56,7 +76,7 @@ def find_problem(folder: Path, family: str) -> str | None:
     return None
 
 
-def verify(folder: Path, family: str) -> None:
+def verify(folder: Path, family: FamilyName) -> None:
     """Check the layout, the classes and every weight file's size against its header.
 
     Raises:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 from pipelines.messages import DrawParams, Submit
 from server.api.receive import receive_json_object
-from server.api.schemas import parse_generation
+from server.api.schemas import Parsed, parse_generation
 from server.api.services import Services, services_of
 from server.core import errors
 from server.core.request import ImageRequest, Picture
@@ -34,7 +34,7 @@ async def generate(request: Request) -> JSONResponse:
     settings = services.settings
     began = int(time.time())
     body = await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds)
-    parsed = parse_generation(body, services.catalogue)
+    parsed = await _parse(body, services)
     services.dispatcher.check_room(parsed.request.count)
     pictures = await _unless_gone(request, draw_all(parsed.request, services))
     if pictures is None:
@@ -42,6 +42,15 @@ async def generate(request: Request) -> JSONResponse:
     data = [await _as_item(picture, parsed.request, services) for picture in pictures]
     headers = {"x-safelight-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
     return JSONResponse({"created": began, "data": data}, headers=headers)
+
+
+async def _parse(body: dict[str, Any], services: Services) -> Parsed:
+    """Here, or in a thread where there is a picture to decode; and that only while the server takes more work."""
+    if body.get("image") is None:
+        return parse_generation(body, services.catalogue)
+    services.dispatcher.check_room(1)
+    async with services.decoding:
+        return await asyncio.to_thread(parse_generation, body, services.catalogue)
 
 
 async def draw_all(request: ImageRequest, services: Services) -> list[Picture]:
@@ -79,6 +88,9 @@ def _job(request: ImageRequest, request_id: str, index: int) -> Submit:
         guidance_scale=request.guidance_scale,
         sampler=request.sampler,
         seed=request.seed_of(index),
+        image=request.image,
+        mask=request.mask,
+        strength=request.strength,
     )
     return Submit(f"{request_id}-{index}", request.model, params)
 

@@ -6,20 +6,23 @@ Invariant: a catalogue that loads is consistent; every mistake is reported with 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipelines.messages import ModelSpec, SamplerName
+from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, FamilyName, ModelSpec, SamplerName
 from server.core.errors import did_you_mean
 from server.core.request import Size
 
 SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 NAMED_SIZES = ("256x256", "512x512", "1024x1024", "1024x1792", "1792x1024", "1024x1536", "1536x1024")
+# An image and its mask are four bytes a pixel, and have to fit into one frame to the worker.
+MAX_PIXELS = 50_000_000
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
 
 
@@ -45,7 +48,7 @@ class Limits(_Strict):
     min_side_px: int = Field(default=256, ge=8)
     max_side_px: int = Field(default=2048, le=16384)
     side_multiple_px: int = Field(default=8, ge=8)
-    max_pixels: int = Field(default=2048 * 2048, ge=64)
+    max_pixels: int = Field(default=2048 * 2048, ge=64, le=MAX_PIXELS)
     max_n: int = Field(default=10, ge=1, le=10)
     max_steps: int = Field(default=100, ge=1, le=1000)
     max_guidance_scale: float = Field(default=30.0, ge=1, allow_inf_nan=False)
@@ -56,6 +59,27 @@ class Limits(_Strict):
             all(self.min_side_px <= side <= self.max_side_px and side % self.side_multiple_px == 0 for side in sides)
             and size.width_px * size.height_px <= self.max_pixels
         )
+
+    def nearest(self, size: Size) -> Size:
+        """The allowed size for a picture that has this one.
+
+        It shrinks in its shape until its sides and its pixels are within the limits, and never grows. Then each side
+        is cut to a multiple. A side that would fall below the least allowed one takes that, and the other gives way:
+        so only a very long picture loses more of its shape than a part of one multiple.
+        """
+        short_px, long_px = sorted((size.width_px, size.height_px))
+        shrunk_px = min(long_px, self.max_side_px, math.isqrt(self.max_pixels * long_px // short_px))
+        short_px = max(self._cut(short_px * shrunk_px // long_px), self._least_side_px)
+        long_px = max(self._cut(min(shrunk_px, self.max_pixels // short_px)), self._least_side_px)
+        is_upright = size.width_px <= size.height_px
+        return Size(short_px, long_px) if is_upright else Size(long_px, short_px)
+
+    @property
+    def _least_side_px(self) -> int:
+        return -(-self.min_side_px // self.side_multiple_px) * self.side_multiple_px
+
+    def _cut(self, side_px: int) -> int:
+        return side_px // self.side_multiple_px * self.side_multiple_px
 
     def describe_sizes(self) -> str:
         """What is allowed, for error messages."""
@@ -68,12 +92,14 @@ class Limits(_Strict):
 
 
 class Defaults(_Strict):
-    """What a request gets that does not say. guidance_scale of 1 or less draws without guidance."""
+    """What a request gets that does not say. guidance_scale of 1 or less draws without guidance; strength is for
+    requests that start from an image."""
 
     size: str = "1024x1024"
     steps: int = Field(default=30, ge=1)
     guidance_scale: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     sampler: SamplerName = "checkpoint"
+    strength: float = Field(default=0.8, gt=0, le=1, allow_inf_nan=False)
 
     @field_validator("size")
     @classmethod
@@ -85,7 +111,7 @@ class Defaults(_Strict):
 class ModelEntry(_Strict):
     """One model. `source` is a diffusers folder, relative to models.yaml; `aliases` may hold * patterns."""
 
-    family: Literal["sdxl"]
+    family: FamilyName
     source: str = Field(min_length=1, pattern=r"^[^\x00]+$")
     description: str = ""
     defaults: Defaults = Defaults()
@@ -100,6 +126,20 @@ class ModelEntry(_Strict):
             raise ValueError(f"the default of {self.defaults.steps} steps is above max_steps {self.limits.max_steps}")
         if self.defaults.guidance_scale > self.limits.max_guidance_scale:
             raise ValueError("the default guidance_scale is above max_guidance_scale")
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> ModelEntry:
+        sampler, allowed = self.defaults.sampler, SAMPLERS_BY_FAMILY[self.family]
+        if sampler not in allowed:
+            names = ", ".join(f"'{name}'" for name in allowed)
+            raise ValueError(
+                f"the default sampler '{sampler}' cannot draw the family {self.family}; these can: {names}"
+            )
+        if sampler == "lcm" and self.defaults.steps > MAX_LCM_STEPS:
+            raise ValueError(
+                f"the default sampler 'lcm' takes at most {MAX_LCM_STEPS} steps, not {self.defaults.steps}"
+            )
         return self
 
 

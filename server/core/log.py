@@ -34,3 +34,5 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Pillow warns of odd files; on its own that would be lines of plain text.
+    logging.captureWarnings(True)

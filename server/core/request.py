@@ -5,7 +5,7 @@ Knows the vocabulary of pictures; knows no wire format and no process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipelines.messages import SamplerName
@@ -27,7 +27,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """A request for `count` pictures, complete: every default is filled in and every value is in range."""
+    """A request for `count` pictures, complete: every default is filled in and every value is in range.
+
+    image: the picture to start from, RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change.
+    strength: in (0, 1], how far the image may be left; without an image it means nothing.
+    """
 
     model: str
     prompt: str
@@ -39,6 +43,9 @@ class ImageRequest:
     sampler: SamplerName
     seed: int
     response_format: ResponseFormat
+    image: bytes | None = field(default=None, repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    strength: float = 1.0
 
     def seed_of(self, index: int) -> int:
         """Picture i is drawn with seed + i, so that each can be drawn again alone. Wraps at 2**64."""

@@ -15,11 +15,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipelines.messages import Policy
 from server.core.errors import did_you_mean
 
 PREFIX = "SAFELIGHT_"
-# Read by the scripts, not by the server.
-FOREIGN_VARIABLES = {"SAFELIGHT_VENV"}
+# Read by the scripts and, in tests, by the worker; not by the server.
+FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS"}
 DEFAULT_CATALOGUE = Path(__file__).resolve().parents[2] / "models.yaml"
 
 
@@ -59,6 +60,23 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="CPU threads of the worker; all that this process may use if unset.",
+    )
+    scheduling_policy: Policy = Field(
+        default="fair",
+        description="Who draws next: fair shares the device between callers, short work first; fifo does not.",
+    )
+    batch_max_rows: int = Field(default=16, ge=1, le=256, description="The most rows that one forward may hold.")
+    batch_exact_rows: int | None = Field(
+        default=None,
+        ge=2,
+        le=64,
+        description="Pad every forward to so many rows, so that no picture depends on others; off if unset.",
+    )
+    job_memory_bytes: int | None = Field(
+        default=None, ge=1, description="What pictures in work may hold beyond the weights; no limit if unset."
+    )
+    prompt_cache_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=0, description="How much the encoded prompts of one model may take."
     )
     max_body_bytes: int = Field(default=50 * 1024 * 1024, ge=1024, description="The largest request body.")
     receive_timeout_seconds: float = Field(

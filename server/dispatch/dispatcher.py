@@ -163,7 +163,7 @@ class Dispatcher:
             case Cancelled(job_id=job_id):
                 log.debug("job cancelled", extra={"job": job_id})
             case _:
-                pass
+                pass  # signs of life, and what nobody streams yet: Heartbeat, Queued, Progress, Preview
 
     def _on_ready(self, event: Ready) -> None:
         self.state.is_ready, self.state.device = True, event.device

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pipelines.messages import (
     FRAME_HEADER,
     Command,
+    EngineOptions,
     Event,
     FramingError,
     ModelSpec,
@@ -42,6 +43,7 @@ class WorkerSettings:
     device: str
     threads: int
     silence_seconds: float
+    options: EngineOptions
 
 
 class WorkerProcess:
@@ -73,8 +75,11 @@ class WorkerProcess:
                 env={**os.environ, "OMP_NUM_THREADS": str(self._settings.threads)},
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
+        self.send(self._greeting())
+
+    def _greeting(self) -> Start:
         settings = self._settings
-        self.send(Start(settings.models, settings.device, settings.threads, HEARTBEAT_SECONDS))
+        return Start(settings.models, settings.device, settings.threads, HEARTBEAT_SECONDS, settings.options)
 
     def send(self, command: Command) -> None:
         """Queue a command for the worker. One that is already gone takes nothing; its end shows in `events`."""

@@ -16,10 +16,9 @@ from PIL import Image
 
 from pipelines.demo.captions import held_out_scenes
 from pipelines.demo.scenes import Scene
-from pipelines.families.contract import Family
-from pipelines.families.sdxl import Sdxl
+from pipelines.families.contract import Family, FamilyOptions
+from pipelines.families.registry import LOADERS
 from pipelines.messages import DrawParams
-from pipelines.weights.load import load_sdxl
 from tests.demo.oracle import read
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
@@ -27,12 +26,12 @@ DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
 
 
 def load_demo(folder: Path = DEMO_FOLDER) -> Family:
-    return Sdxl(load_sdxl(folder, torch.device("cpu"), torch.float32))
+    return LOADERS["sdxl"](folder, torch.device("cpu"), torch.float32, FamilyOptions())
 
 
 def draw(family: Family, params: DrawParams) -> Image.Image:
     """One picture by the family's verbs, as the engine calls them."""
-    state = family.prepare(params)
+    (state,) = family.prepare([params])
     while not state.is_done:
         family.denoise_step([state])
     return Image.fromarray(family.decode([state])[0].numpy())

@@ -38,12 +38,16 @@ PARAMS = DrawParams(
     sampler="dpmpp_2m",
     seed=2**64 - 1,
 )
+EDIT = msgspec.structs.replace(PARAMS, image=b"rgb", mask=b"\x00\xff", strength=0.5)
 SUBMIT = Submit("job_1", "demo-sdxl", PARAMS, wants_progress=True)
 COMMANDS: list[Command] = [
     messages.Start((messages.ModelSpec("demo-sdxl", "sdxl", "/models/demo"),), "cpu", 2, 1.0),
     messages.Start((), "cuda:1", 1, 0.5),
     SUBMIT,
     Submit("job_2", "demo-sdxl", msgspec.structs.replace(PARAMS, negative_prompt="", seed=0)),
+    Submit(
+        "job_3", "m", msgspec.structs.replace(PARAMS, image=b"rgb", mask=b"\x00\xff", strength=0.5), "a", 2, True, (3,)
+    ),
     messages.Cancel("job_1"),
     messages.Shutdown(),
 ]
@@ -53,6 +57,7 @@ EVENTS: list[Event] = [
     messages.Queued("job_1", 3),
     messages.Started("job_1"),
     messages.Progress("job_1", 3, 16),
+    messages.Preview("job_1", 3, 16, bytes(range(256))),
     messages.Image("job_1", bytes(range(256)) * 100, 1.25),
     messages.Image("job_1", b"", 0.0),
     messages.Failed("job_1", "insufficient_memory", "Too large.", "traceback"),

@@ -2,129 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from pipelines.denoise.state import DenoiseState
-from pipelines.engine.models import Models
-from pipelines.engine.runner import Runner
-from pipelines.families.contract import Family, NonFiniteResult
-from pipelines.families.sdxl import Sdxl
-from pipelines.messages import Cancelled, DrawParams, Event, Failed, Image, ModelSpec, Progress, Queued, Started, Submit
-from pipelines.weights.load import load_sdxl
-from tests.pipelines.tiny_sdxl import write_tiny_sdxl
+from pipelines.denoise.decode import NonFiniteResults, decode_pictures
+from pipelines.engine.failures import to_failed
+from pipelines.engine.faults import Fault, FaultPoints
+from pipelines.families.contract import FamilyOptions
+from pipelines.messages import Cancelled, EngineOptions, Event, Failed, Image, Preview, Progress, Queued, Started
+from tests.pipelines.conftest import Checkpoint
+from tests.pipelines.engine_runs import Engine, submit
+from tests.pipelines.stock import load, params, read_pixels
+
+GUILTY = 666
+EXACT = EngineOptions(exact_rows=4)
 
 
-class AtOnce(Executor):
-    """Runs what it is given in the caller's thread."""
-
-    def submit(self, work: Any, /, *arguments: Any, **keywords: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(work(*arguments, **keywords))
-        return done
+@pytest.fixture
+def tiny(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
+    return {"sdxl": checkpoints["sdxl"]}
 
 
-class Faulty:
-    """A real family that fails one prompt at one verb."""
-
-    def __init__(self, family: Family, verb: str, error: Exception) -> None:
-        self._family, self._verb, self._error = family, verb, error
-        self._guilty: list[DenoiseState] = []
-
-    def prepare(self, params: DrawParams) -> DenoiseState:
-        if params.prompt == "bad" and self._verb == "prepare":
-            raise self._error
-        state = self._family.prepare(params)
-        if params.prompt == "bad":
-            self._guilty.append(state)
-        return state
-
-    def batch_key(self, state: DenoiseState) -> Hashable:
-        return self._family.batch_key(state)
-
-    def denoise_step(self, states: Sequence[DenoiseState]) -> None:
-        self._maybe_fail("denoise_step", states)
-        self._family.denoise_step(states)
-
-    def decode(self, states: Sequence[DenoiseState]) -> torch.Tensor:
-        self._maybe_fail("decode", states)
-        return self._family.decode(states)
-
-    def footprint(self, params: DrawParams) -> int:
-        return self._family.footprint(params)
-
-    def _maybe_fail(self, verb: str, states: Sequence[DenoiseState]) -> None:
-        if self._verb == verb and any(state is guilty for state in states for guilty in self._guilty):
-            raise self._error
+def failure(ends: list[Event]) -> Failed:
+    (end,) = ends
+    assert isinstance(end, Failed)
+    return end
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_sdxl(tmp_path_factory.mktemp("runner") / "sdxl")
-
-
-def models_at(folder: Path) -> Models:
-    return Models((ModelSpec("tiny", "sdxl", str(folder)),), torch.device("cpu"), torch.float32)
-
-
-def submit(
-    job_id: str, prompt: str = "a circle", *, model: str = "tiny", steps: int = 2, seed: int = 1, listens: bool = False
-) -> Submit:
-    params = DrawParams(prompt, None, 64, 64, steps, 1.0, "checkpoint", seed)
-    return Submit(job_id, model, params, wants_progress=listens)
-
-
-def run(models: Models, requests: Sequence[Submit], job_limit: int = 1) -> list[Event]:
-    events: list[Event] = []
-    runner = Runner(models, events.append, AtOnce(), clock=lambda: 0.0, job_limit=job_limit)
-    for request in requests:
-        runner.submit(request)
-    while runner.has_work:
-        runner.work()
-    return events
-
-
-def settled(events: Sequence[Event]) -> dict[str, list[Event]]:
-    ends: dict[str, list[Event]] = {}
-    for event in events:
-        if isinstance(event, (Image, Failed, Cancelled)):
-            ends.setdefault(event.job_id, []).append(event)
-    return ends
-
-
-def test_a_job_is_queued_started_followed_and_settled(folder: Path) -> None:
-    events = run(models_at(folder), [submit("a", listens=True)])
-    assert events[:4] == [Queued("a", 0), Started("a"), Progress("a", 1, 2), Progress("a", 2, 2)]
-    (image,) = events[4:]
+def test_a_job_is_queued_started_followed_and_settled(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny)
+    engine.draw([submit("a", wants_progress=True)])
+    assert engine.events[:4] == [Queued("a", 0), Started("a"), Progress("a", 1, 2), Progress("a", 2, 2)]
+    (image,) = engine.events[4:]
     assert isinstance(image, Image)
     assert image.png.startswith(b"\x89PNG")
 
 
-def test_progress_is_told_only_to_those_who_listen(folder: Path) -> None:
-    assert not [event for event in run(models_at(folder), [submit("a")]) if isinstance(event, Progress)]
+def test_progress_is_told_only_to_those_who_listen(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny)
+    engine.draw([submit("a"), submit("b", wants_progress=True)])
+    assert {event.job_id for event in engine.events if isinstance(event, Progress)} == {"b"}
 
 
-@pytest.mark.parametrize("verb", ["prepare", "denoise_step", "decode"])
-def test_a_job_that_fails_settles_alone_and_its_mates_are_drawn_as_ever(
-    folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+def test_previews_come_after_the_chosen_steps_and_look_ever_more_like_the_picture(
+    tiny: Mapping[str, Checkpoint],
 ) -> None:
-    requests = [submit("a", seed=1), submit("b", "bad", seed=2), submit("c", seed=3)]
-    undisturbed = settled(run(models_at(folder), [requests[0], requests[2]]))
-    faulty = Faulty(Sdxl(load_sdxl(folder, torch.device("cpu"), torch.float32)), verb, ZeroDivisionError("secret"))
-    models = models_at(folder)
-    monkeypatch.setattr(models, "family", lambda _: faulty)
-    ends = settled(run(models, requests))
-    (failure,) = ends.pop("b")
-    assert isinstance(failure, Failed)
-    assert failure.code == "generation_failed"
-    assert "secret" not in failure.message
-    assert "secret" in failure.detail
-    assert ends == undisturbed
+    engine = Engine(tiny)
+    engine.draw([submit("a", steps=12, preview_steps=(2, 11, 12))])
+    previews = {event.step: read_pixels(event.png) for event in engine.events if isinstance(event, Preview)}
+    final = read_pixels(engine.pictures()["a"])
+    assert list(previews) == [2, 11], "the last step's preview would be the picture itself"
+    early, late = (np.abs(previews[step] - final).mean() for step in (2, 11))
+    assert late < early
+
+
+def test_a_preview_changes_nothing_in_the_picture(tiny: Mapping[str, Checkpoint]) -> None:
+    plain, watched = Engine(tiny), Engine(tiny)
+    plain.draw([submit("a", steps=4)])
+    watched.draw([submit("a", steps=4, preview_steps=(1, 2, 3))])
+    assert plain.pictures() == watched.pictures()
+
+
+FAULTS = {
+    "in prepare": Fault("exception", GUILTY, "prepare"),
+    "in a step": Fault("exception", GUILTY, "denoise", step=1),
+    "in decode": Fault("exception", GUILTY, "decode"),
+    "values that are not finite": Fault("not_finite", GUILTY, "denoise", step=1),
+    "memory in a step": Fault("out_of_memory", GUILTY, "denoise", step=1),
+    "memory in decode": Fault("out_of_memory", GUILTY, "decode"),
+}
+CODES = {"memory in a step": "insufficient_memory", "memory in decode": "insufficient_memory"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("options", [EXACT, EngineOptions(policy="fifo")], ids=["exact", "fifo"])
+def test_a_job_that_fails_settles_alone_and_its_mates_are_drawn_to_the_byte_as_ever(
+    tiny: Mapping[str, Checkpoint], fault: str, options: EngineOptions
+) -> None:
+    requests = [submit("a", seed=1), submit("bad", seed=GUILTY), submit("c", seed=3, guidance_scale=4.0)]
+    alone: dict[str, bytes] = {}
+    for request in (requests[0], requests[2]):
+        quiet = Engine(tiny, options)
+        quiet.draw([request])
+        alone |= quiet.pictures()
+    engine = Engine(tiny, options, [FAULTS[fault]])
+    ends = engine.draw(requests)
+    assert failure(ends["bad"]).code == CODES.get(fault, "generation_failed")
+    assert "armed" not in failure(ends["bad"]).message
+    if options.exact_rows:
+        assert engine.pictures() == alone
+    else:
+        for job_id, png in engine.pictures().items():
+            assert np.abs(read_pixels(png) - read_pixels(alone[job_id])).max() <= 1
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_split_and_every_job_drawn(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny, faults=[Fault("out_of_memory", GUILTY, "denoise", at_least=2)])
+    ends = engine.draw([submit("a", seed=1), submit("b", seed=GUILTY), submit("c", seed=2)])
+    assert [type(end) for (end,) in ends.values()] == [Image] * 3
+
+
+def test_a_job_alone_without_memory_is_tried_once_more(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny, faults=[Fault("out_of_memory", GUILTY, "decode", times=1)])
+    (end,) = engine.draw([submit("a", seed=GUILTY)])["a"]
+    assert isinstance(end, Image)
+
+
+def test_a_slow_step_only_takes_time(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny, faults=[Fault("slow", GUILTY, "denoise", step=0, slow_seconds=0.01)])
+    assert len(engine.draw([submit("a", seed=GUILTY)])["a"]) == 1
+    assert list(engine.pictures()) == ["a"]
+
+
+def test_no_fault_is_armed_by_default() -> None:
+    assert FaultPoints.from_environment({})._faults == []
+    armed = FaultPoints.from_environment({"SAFELIGHT_FAULTS": '[{"kind": "crash", "seed": 1}]'})
+    assert [fault.kind for fault in armed._faults] == ["crash"]
 
 
 @pytest.mark.parametrize(
@@ -133,48 +130,96 @@ def test_a_job_that_fails_settles_alone_and_its_mates_are_drawn_as_ever(
         (torch.OutOfMemoryError("CUDA out of memory"), "insufficient_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "insufficient_memory"),
         (MemoryError(), "insufficient_memory"),
-        (NonFiniteResult("nan"), "generation_failed"),
-        (RuntimeError("something else"), "generation_failed"),
+        (NonFiniteResults([0]), "generation_failed"),
+        (RuntimeError("something secret"), "generation_failed"),
     ],
 )
-def test_the_cause_of_a_failure_is_told_by_its_code(
-    folder: Path, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = models_at(folder)
-    faulty = Faulty(Sdxl(load_sdxl(folder, torch.device("cpu"), torch.float32)), "decode", error)
-    monkeypatch.setattr(models, "family", lambda _: faulty)
-    (failure,) = settled(run(models, [submit("a", "bad")]))["a"]
-    assert isinstance(failure, Failed)
-    assert failure.code == code
+def test_the_cause_of_a_failure_is_told_by_its_code(error: Exception, code: str) -> None:
+    failed = to_failed("a", error)
+    assert failed.code == code
+    assert "secret" not in failed.message
+    assert type(error).__name__ in failed.detail
 
 
-def test_latents_that_are_not_finite_never_become_a_picture(folder: Path) -> None:
-    family = Sdxl(load_sdxl(folder, torch.device("cpu"), torch.float32))
-    state = family.prepare(DrawParams("a", None, 64, 64, 1, 1.0, "checkpoint", 0))
-    state.latents = torch.full_like(state.latents, float("nan"))
-    with pytest.raises(NonFiniteResult):
-        family.decode([state])
+def test_latents_that_are_not_finite_never_become_a_picture(tiny: Mapping[str, Checkpoint]) -> None:
+    family = load(tiny["sdxl"].folder, "sdxl")
+    states = family.prepare([params(width_px=64, height_px=64, seed=seed) for seed in range(3)])
+    states[1].latents = torch.full_like(states[1].latents, float("nan"))
+    with pytest.raises(NonFiniteResults) as caught:
+        family.decode(states)
+    assert caught.value.places == [1]
 
 
-def test_a_cancelled_job_is_settled_once_and_does_no_more_work(folder: Path) -> None:
-    events: list[Event] = []
-    runner = Runner(models_at(folder), events.append, AtOnce(), clock=lambda: 0.0)
-    runner.submit(submit("a", steps=50))
-    runner.work()
-    runner.work()
-    runner.cancel("a")
-    runner.cancel("a")
-    runner.cancel("never heard of")
-    assert not runner.has_work
-    assert settled(events) == {"a": [Cancelled("a")]}
+def test_pixels_that_overflow_in_half_precision_are_decoded_again_in_float32() -> None:
+    class Overflowing(torch.nn.Module):
+        """An autoencoder, as far as decoding goes, that overflows in half precision."""
+
+        class config:  # noqa: N801  (as diffusers names it)
+            scaling_factor = 1.0
+            get = staticmethod(dict[str, object]().get)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(300.0))
+
+        @property
+        def dtype(self) -> torch.dtype:
+            return self.weight.dtype
+
+        def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+            assert not return_dict
+            return (latents[:, :3] * self.weight * self.weight / 90_000,)
+
+    vae = Overflowing().half()
+    with torch.inference_mode():
+        pictures = decode_pictures(vae, torch.ones(1, 4, 2, 2).half())
+    assert bool((pictures == 255).all())
+    assert vae.dtype == torch.float16
 
 
-def test_a_model_that_does_not_load_fails_its_own_jobs_only(folder: Path, tmp_path: Path) -> None:
-    specs = (ModelSpec("tiny", "sdxl", str(folder)), ModelSpec("absent", "sdxl", str(tmp_path / "absent")))
-    models = Models(specs, torch.device("cpu"), torch.float32)
-    assert [bool(report.problem) for report in models.reports()] == [False, True]
-    ends = settled(run(models, [submit("a", model="absent"), submit("b")]))
+def test_a_cancelled_job_is_settled_once_and_does_no_more_work(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny)
+    engine.runner.submit(submit("a", steps=50))
+    for _ in range(4):
+        engine.runner.work()
+    for job_id in ("a", "a", "never heard of"):
+        engine.runner.cancel(job_id)
+    assert not engine.runner.has_work
+    assert engine.ends() == {"a": [Cancelled("a")]}
+
+
+def test_a_cancel_frees_the_rows_of_that_job_only(tiny: Mapping[str, Checkpoint]) -> None:
+    engine = Engine(tiny, EXACT)
+    jobs = [submit(name, steps=6, seed=seed) for seed, name in enumerate(("a", "b", "c"))]
+    undisturbed = Engine(tiny, EXACT)
+    undisturbed.draw([jobs[0], jobs[2]])
+    items = iter(range(100))
+    ends = engine.draw(jobs, meanwhile=lambda: engine.runner.cancel("b") if next(items) == 5 else None)
+    assert ends["b"] == [Cancelled("b")]
+    assert engine.pictures() == undisturbed.pictures()
+
+
+def test_a_model_that_does_not_load_fails_its_own_jobs_only(tiny: Mapping[str, Checkpoint], tmp_path: Path) -> None:
+    engine = Engine({**tiny, "absent": Checkpoint("sdxl", tmp_path / "absent")})
+    assert [bool(report.problem) for report in engine.models.reports()] == [False, True]
+    ends = engine.draw([submit("a", model="absent"), submit("b"), submit("c", model="absent")])
     assert isinstance(ends["b"][0], Image)
-    (failure,) = ends["a"]
-    assert isinstance(failure, Failed)
-    assert failure.code == "model_unavailable"
+    assert [failure(ends[name]).code for name in ("a", "c")] == ["model_unavailable"] * 2
+
+
+def test_a_job_larger_than_all_memory_is_refused_and_others_wait_their_turn(tiny: Mapping[str, Checkpoint]) -> None:
+    family = load(tiny["sdxl"].folder, "sdxl")
+    one = family.footprint(submit("a").params)
+    engine = Engine(tiny, EngineOptions(memory_bytes=one * 2))
+    ends = engine.draw([*(submit(name) for name in "abc"), submit("huge", width_px=512, height_px=512)])
+    assert failure(ends["huge"]).code == "insufficient_memory"
+    assert sorted(engine.pictures()) == ["a", "b", "c"]
+
+
+def test_encoded_prompts_are_kept_under_their_cap(tiny: Mapping[str, Checkpoint]) -> None:
+    family = load(tiny["sdxl"].folder, "sdxl", FamilyOptions(prompt_cache_bytes=100_000))
+    cache = family._prompts  # type: ignore[attr-defined]
+    for number in range(20):
+        family.prepare([params(prompt=f"a red circle, number {number}")])
+        assert cache.size_bytes <= 100_000
+    assert cache.size_bytes > 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.messages import FamilyName
 from pipelines.weights.verify import (
+    COMPONENTS_BY_FAMILY,
     SDXL_COMPONENTS,
     UNSAFE_SUFFIXES,
     WEIGHT_FILES,
@@ -22,6 +26,7 @@ from pipelines.weights.verify import (
     verify,
     verify_safetensors,
 )
+from tests.pipelines.conftest import KINDS, Checkpoint
 
 DATA = bytes(range(24))
 HEADER = {
@@ -43,7 +48,7 @@ SMALL_FILES = {
     "tokenizer_2/vocab.json",
     "scheduler/scheduler_config.json",
 }
-ALL_WEIGHTS = {f"{name}/{file}" for name, file in WEIGHT_FILES.items()}
+ALL_WEIGHTS = {f"{name}/{file}" for name, file in WEIGHT_FILES.items() if name in SDXL_COMPONENTS}
 
 
 def safetensors(header: object = HEADER, data: bytes = DATA, *, declared_bytes: int | None = None) -> bytes:
@@ -418,3 +423,23 @@ def test_weights_with_bytes_behind_them_are_a_problem(scratch: Path, tail: bytes
     scratch.write_bytes(safetensors() + tail)
     with pytest.raises(CheckpointProblem):
         verify_safetensors(scratch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_every_family_is_good_and_each_missing_component_is_named(
+    checkpoints: Mapping[str, Checkpoint], kind: str, tmp_path: Path
+) -> None:
+    family, source = checkpoints[kind].family, checkpoints[kind].folder
+    assert find_problem(source, family) is None
+    for name in COMPONENTS_BY_FAMILY[family]:
+        damaged = tmp_path / name
+        shutil.copytree(source, damaged)
+        shutil.rmtree(damaged / name)
+        assert name in (find_problem(damaged, family) or "")
+
+
+@pytest.mark.parametrize(("kind", "other"), [("sdxl", "flux"), ("flux-dev", "sd21"), ("sd21-noise", "sdxl")])
+def test_a_checkpoint_of_another_family_is_refused(
+    checkpoints: Mapping[str, Checkpoint], kind: str, other: FamilyName
+) -> None:
+    assert "model_index.json" in (find_problem(checkpoints[kind].folder, other) or "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from pipelines.messages import SAMPLERS_BY_FAMILY, FamilyName, SamplerName
 from server.core.catalogue import Catalogue, CatalogueProblem, load_catalogue, parse_size
 from server.core.request import Size
 from server.core.settings import DEFAULT_CATALOGUE
@@ -74,7 +76,7 @@ def test_a_good_file_gives_its_models_in_order(tmp_path: Path) -> None:
 
 def test_what_is_left_out_gets_its_default(tmp_path: Path) -> None:
     second = load(tmp_path, GOOD).models["Org/second.v2"]
-    assert second.defaults.sampler == "checkpoint"
+    assert (second.defaults.sampler, second.defaults.strength) == ("checkpoint", 0.8)
     assert second.limits.allows(parse_size(second.defaults.size))
     assert second.aliases == ()
 
@@ -260,6 +262,11 @@ def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(tmp_path: Pat
         (ENTRY + "    defaults: {size: huge}\n", "6: models.first.defaults.size: "),
         (ENTRY + "    defaults: {size: auto}\n", "6: models.first.defaults.size: "),
         (ENTRY + "    defaults: {guidance_scale: -1}\n", "6: models.first.defaults.guidance_scale: "),
+        (ENTRY + "    defaults: {strength: 0}\n", "6: models.first.defaults.strength: "),
+        (ENTRY + "    defaults: {strength: 1.1}\n", "6: models.first.defaults.strength: "),
+        (ENTRY + "    defaults: {strength: .nan}\n", "6: models.first.defaults.strength: "),
+        (ENTRY + "    defaults: {strength: '0.5'}\n", "6: models.first.defaults.strength: "),
+        (ENTRY + "    limits: {max_pixels: 60000000}\n", "6: models.first.limits.max_pixels: "),
         ("default_model: first\nmodels: {}\n", "2: models: "),
         ("default_model: first\nmodels: [first]\n", "2: models: "),
         ("default_model: first\nmodels:\n  first:\n", "3: models.first: "),
@@ -316,12 +323,26 @@ def test_a_default_model_that_does_not_exist_is_reported_at_its_line(tmp_path: P
         ("    limits: {min_side_px: 2000, max_side_px: 1000}\n", "the default size 1024x1024"),
         ("    defaults: {steps: 60}\n    limits: {max_steps: 50}\n", "60 steps"),
         ("    defaults: {guidance_scale: 9}\n    limits: {max_guidance_scale: 8}\n", "guidance_scale"),
+        ("    defaults: {sampler: flow_euler}\n", "the default sampler 'flow_euler' cannot draw the family sdxl"),
+        ("    defaults: {sampler: lcm, steps: 51}\n", "'lcm' takes at most 50 steps, not 51"),
     ],
 )
 def test_defaults_outside_the_limits_are_reported_at_their_entry(tmp_path: Path, values: str, words: str) -> None:
     (problem,) = problems_of(tmp_path, ENTRY + values)
     assert problem.startswith("3: models.first: ")
     assert words in problem
+
+
+@pytest.mark.parametrize("family", get_args(FamilyName))
+def test_every_family_loads_with_each_of_its_samplers_and_no_other(tmp_path: Path, family: FamilyName) -> None:
+    for sampler in get_args(SamplerName):
+        text = ENTRY.replace("sdxl", family) + f"    defaults: {{sampler: {sampler}}}\n"
+        if sampler in SAMPLERS_BY_FAMILY[family]:
+            assert load(tmp_path, text).specs()[0].family == family
+            continue
+        (problem,) = problems_of(tmp_path, text)
+        assert problem.startswith(f"3: models.first: the default sampler '{sampler}' cannot draw the family {family}")
+        assert all(f"'{name}'" in problem for name in SAMPLERS_BY_FAMILY[family])
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:

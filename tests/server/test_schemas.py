@@ -13,6 +13,7 @@ from server.api.schemas import ALLOWED, WITHOUT_EFFECT, GenerationBody, default_
 from server.core.catalogue import Catalogue, load_catalogue
 from server.core.errors import SafelightError
 from server.core.request import ImageRequest, Size
+from tests.server.picture_files import RED, file_of, plain, text_of
 
 MODELS = """\
 default_model: tiny
@@ -93,7 +94,11 @@ HOSTILE: list[tuple[dict[str, Any], int, str, str]] = [
     *rows("partial_images", 1, 3, -1, "0", "", True, False, 0.0, [], {}),
     *rows("promt", "x", code=UNKNOWN),
     *rows("width", 512, code=UNKNOWN),
-    *rows("image", "data:,", code=UNKNOWN),
+    *rows("images", "data:,", code=UNKNOWN),
+    *rows("image", "data:,", "", "x", "https://example.org/x.png", *NO_TEXTS),
+    *rows("mask", "data:,", "", "x", *NO_TEXTS),
+    *rows("strength", 0, 0.5, 1, 1.01, -1, math.nan, math.inf, "0.5", "", True, [], {}),
+    *rows("sampler", "", "Euler", "flow_euler", "\0", "\ud800", "x" * 10_240, *NO_TEXTS),
     *rows("Prompt", "x", code=UNKNOWN),
     *rows("__class__", "x", code=UNKNOWN),
     *rows("model_config", {}, code=UNKNOWN),
@@ -176,6 +181,9 @@ def test_what_is_allowed_is_written_down_for_every_field_and_no_other() -> None:
     assert set(ALLOWED) == set(GenerationBody.model_fields)
 
 
+PICTURE = text_of(file_of(plain("RGB", (512, 768), RED)))
+# What a parameter says nothing without.
+BESIDE = {"mask": {"image": PICTURE}, "strength": {"image": PICTURE}}
 # One accepted value of each parameter, different from what the model does by default.
 ACCEPTED: dict[str, Any] = {
     "prompt": "a blue square",
@@ -189,6 +197,10 @@ ACCEPTED: dict[str, Any] = {
     "steps": 6,
     "guidance_scale": 3.5,
     "negative_prompt": "text",
+    "sampler": "ddim",
+    "image": PICTURE,
+    "mask": text_of(file_of(plain("L", (512, 768), 255))),
+    "strength": 0.6,
     "quality": "hd",
     "style": "vivid",
     "background": "opaque",
@@ -203,13 +215,12 @@ ACCEPTED: dict[str, Any] = {
 
 def test_exactly_the_fields_that_change_nothing_are_listed_as_without_effect(catalogue: Catalogue) -> None:
     assert set(ACCEPTED) == set(GenerationBody.model_fields)
-    plain = {"prompt": "a red circle", "seed": 7}
-    request = parse_generation(plain, catalogue).request
-    idle = {
-        name
-        for name, value in ACCEPTED.items()
-        if parse_generation(plain | {name: value}, catalogue).request == request
-    }
+    idle = set()
+    for name, value in ACCEPTED.items():
+        others = {"prompt": "a red circle", "seed": 7} | BESIDE.get(name, {})
+        with_it = parse_generation(others | {name: value}, catalogue)
+        if with_it.request == parse_generation(others, catalogue).request:
+            idle.add(name)
     # Nobody expects `user` to change a picture, so it needs no mention.
     assert idle == {*WITHOUT_EFFECT, "user"}
     assert len(set(WITHOUT_EFFECT)) == len(WITHOUT_EFFECT)
@@ -217,7 +228,8 @@ def test_exactly_the_fields_that_change_nothing_are_listed_as_without_effect(cat
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_a_parameter_is_reported_as_ignored_exactly_when_it_has_no_effect(catalogue: Catalogue, name: str) -> None:
-    ignored = parse_generation({"prompt": "x"} | {name: ACCEPTED[name]}, catalogue).ignored
+    values = {"prompt": "x", name: ACCEPTED[name]} | BESIDE.get(name, {})
+    ignored = parse_generation(values, catalogue).ignored
     assert ignored == ((name,) if name in WITHOUT_EFFECT else ())
 
 

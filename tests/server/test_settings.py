@@ -101,7 +101,7 @@ def test_every_unknown_variable_is_reported_at_once(monkeypatch: pytest.MonkeyPa
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["SAFELIGHT_A", "SAFELIGHT_B"]
 
 
-@pytest.mark.parametrize("variable", ["SAFELIGHT_VENV", "HOME", "XSAFELIGHT_PORT", "SAFELIGHT"])
+@pytest.mark.parametrize("variable", ["SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "HOME", "XSAFELIGHT_PORT", "SAFELIGHT"])
 def test_variables_of_others_are_no_business_of_ours(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "x")
     assert load_settings({}).port == 8000
@@ -138,6 +138,16 @@ def test_variables_of_others_are_no_business_of_ours(variable: str, monkeypatch:
         ("worker_silence_seconds", 1.9),
         ("drain_seconds", -1),
         ("log_level", "loud"),
+        ("scheduling_policy", "lifo"),
+        ("scheduling_policy", ""),
+        ("batch_max_rows", 0),
+        ("batch_max_rows", 257),
+        ("batch_exact_rows", 1),
+        ("batch_exact_rows", 65),
+        ("batch_exact_rows", "off"),
+        ("job_memory_bytes", 0),
+        ("job_memory_bytes", "8GiB"),
+        ("prompt_cache_bytes", -1),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:
@@ -159,6 +169,13 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> No
         ("max_body_bytes", 1024),
         ("drain_seconds", 0),
         ("log_level", "debug"),
+        ("scheduling_policy", "fifo"),
+        ("batch_max_rows", 1),
+        ("batch_max_rows", 256),
+        ("batch_exact_rows", 2),
+        ("batch_exact_rows", 64),
+        ("job_memory_bytes", 1),
+        ("prompt_cache_bytes", 0),
     ],
 )
 def test_a_value_at_the_edge_of_its_range_is_accepted(name: str, value: object) -> None:

@@ -1,25 +1,24 @@
-"""Trains the demo's UNet: velocity prediction, zero terminal signal, trailing timesteps, every served shape.
+"""Trains the demos' UNets: velocity prediction, zero terminal signal, trailing timesteps, every served shape.
 
-Knows latents and token states; both are computed once, before the first step, and kept.
+Knows lessons and token states; knows no pixels.
 Invariant: what it is trained on is what the sampler configuration it ships with asks of it.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_discrete import rescale_zero_terminal_snr
 
-from pipelines.demo.captions import reworded, training_scene
-from pipelines.demo.training.autoencoder import to_pixels
+from pipelines.demo.training.lessons import Lessons, Size
 from pipelines.demo.training.run import Phase, average_into, train
-from pipelines.demo.training.text import NARROW_WIDTH, WIDE_WIDTH, TextEncoders
+from pipelines.demo.training.text import NARROW_WIDTH, WIDE_WIDTH, Sd21TextEncoder, TextEncoders
 
 TRAIN_TIMESTEPS = 1000
 CAPTION_DROP_SHARE = 0.1
@@ -27,49 +26,57 @@ SQUARE, LARGE = (32, 256, 256), (8, 512, 512)
 WIDE, HIGH = (16, 448, 256), (16, 256, 448)
 HUGE = ((2, 1024, 1024), (1, 1792, 1024), (2, 1024, 1024), (1, 1024, 1792))
 PHASES = (
-    Phase(2800, (SQUARE, SQUARE, SQUARE, LARGE, SQUARE, WIDE, SQUARE, HIGH)),
-    Phase(2100, (LARGE, SQUARE, LARGE, HUGE[0], LARGE, WIDE, LARGE, HUGE[1], LARGE, HIGH, LARGE, HUGE[3])),
-    Phase(700, (LARGE, HUGE[0], LARGE, HUGE[1], LARGE, HUGE[2], LARGE, HUGE[3])),
+    Phase(3000, (SQUARE, SQUARE, LARGE, SQUARE, WIDE, SQUARE, LARGE, HIGH)),
+    Phase(4000, (LARGE, HUGE[0], SQUARE, LARGE, HUGE[1], LARGE, LARGE, HUGE[2], SQUARE, LARGE, HUGE[3], LARGE)),
+    Phase(4000, (LARGE, HUGE[0], LARGE, HUGE[1], SQUARE, HUGE[2], LARGE, HUGE[0], LARGE, HUGE[3], SQUARE, HUGE[2])),
 )
-# How many scenes of each size are painted and encoded: enough that none is seen more than some twenty times.
-CACHED_SCENES = {
-    (256, 256): 5000,
-    (448, 256): 600,
-    (256, 448): 600,
-    (512, 512): 1300,
-    (1024, 1024): 150,
-    (1792, 1024): 60,
-    (1024, 1792): 60,
-}
+# SD 2.1's begins with SDXL's weights and has only to learn its own way of reading.
+SD21_PHASES = (Phase(3000, PHASES[2].shapes),)
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
-    """The encoded scenes of one size: latents (N, 8, H/16, W/16), token states (N, 77, 192), pooled (N, 128)."""
+class Conditions:
+    """What a UNet is told beside the noised latents: token states (B, 77, D), and extras by name."""
 
-    latents: torch.Tensor
     states: torch.Tensor
-    pooled: torch.Tensor
+    extras: dict[str, torch.Tensor] | None
 
 
-def build() -> UNet2DConditionModel:
-    """SDXL's UNet in small: text and size conditioning added to the time embedding, attention where it is cheap."""
+def build_sdxl() -> UNet2DConditionModel:
+    """SDXL's UNet in small: text and size conditioning are added to the time embedding."""
+    return _build(
+        NARROW_WIDTH + WIDE_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=WIDE_WIDTH + 6 * 16,
+    )
+
+
+def build_sd21() -> UNet2DConditionModel:
+    """SD 2.1's UNet in small: all that it knows of the caption comes by attention."""
+    return _build(WIDE_WIDTH)
+
+
+def _build(text_width: int, **conditioning: Any) -> UNet2DConditionModel:
+    """Attention at all levels but the first.
+
+    The first level only joins neighbouring latents, so it is narrow; the second already sees the shapes as wholes, and
+    without attention there the two objects of a pair take each other's colours.
+    """
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=8,
         out_channels=8,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 96, 128, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64, 128, 144),
         layers_per_block=1,
-        cross_attention_dim=NARROW_WIDTH + WIDE_WIDTH,
-        attention_head_dim=(2, 3, 4, 4),
+        cross_attention_dim=text_width,
+        attention_head_dim=(1, 2, 4, 4),
         transformer_layers_per_block=1,
         norm_num_groups=8,
         use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=16,
-        projection_class_embeddings_input_dim=WIDE_WIDTH + 6 * 16,
+        **conditioning,
     )
 
 
@@ -91,64 +98,97 @@ def signal_levels() -> torch.Tensor:
     return torch.cumprod(1 - rescale_zero_terminal_snr(betas), dim=0)
 
 
-@torch.no_grad()
-def make_lessons(vae: AutoencoderKL, text: TextEncoders, width_px: int, height_px: int, count: int) -> Lessons:
-    rng = random.Random(f"{width_px}x{height_px}")
-    chunk = max(1, 8 * 256 * 256 // (width_px * height_px))
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for start in range(0, count, chunk):
-        scenes = [training_scene(rng) for _ in range(min(chunk, count - start))]
-        latents = vae.encode(to_pixels(scenes, width_px, height_px, rng)).latent_dist.mode()
-        states, pooled = text.encode(text.tokens([reworded(scene, rng) for scene in scenes]))
-        parts.append((latents.half(), states.half(), pooled.half()))
-    return Lessons(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def cached_lessons(vae: AutoencoderKL, text: TextEncoders, folder: Path) -> Iterator[tuple[tuple[int, int], Lessons]]:
-    for (width_px, height_px), count in CACHED_SCENES.items():
-        file = folder / f"lessons-{width_px}x{height_px}.pt"
-        if not file.exists():
-            lessons = make_lessons(vae, text, width_px, height_px, count)
-            torch.save((lessons.latents, lessons.states, lessons.pooled), file)
-            print(f"encoded {count} scenes of {width_px}x{height_px}", flush=True)
-        yield (width_px, height_px), Lessons(*torch.load(file, weights_only=True))
-
-
 def noisy_timesteps(count: int, side_px: int) -> torch.Tensor:
-    """(count,) timesteps drawn towards high noise, the more so the larger the picture (its noise averages out)."""
-    power = 0.5 if side_px <= 300 else 0.4
-    return (torch.rand(count) ** power * TRAIN_TIMESTEPS).long().clamp(max=TRAIN_TIMESTEPS - 1)
+    """(count,) timesteps drawn towards high noise.
+
+    The larger the picture, the more its noise averages out, and the higher the noise at which its shapes are decided:
+    from 512 px on nearly half of all timesteps are of the noisiest seventh.
+    """
+    shares = torch.rand(count) ** 0.5
+    if side_px >= 512:
+        noisiest = 0.85 + 0.15 * torch.rand(count)
+        shares = torch.where(torch.rand(count) < 0.45, noisiest, shares)
+    return (shares * TRAIN_TIMESTEPS).long().clamp(max=TRAIN_TIMESTEPS - 1)
 
 
-def train_denoiser(vae: AutoencoderKL, text: TextEncoders, work_folder: Path) -> UNet2DConditionModel:
-    lessons = dict(cached_lessons(vae, text, work_folder))
+def noised(clean: torch.Tensor, levels: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (B, C, h, w) at their timesteps (B,), and the velocities that a denoiser should predict for them."""
+    level = levels[timesteps].view(-1, 1, 1, 1)
+    noise = torch.randn_like(clean)
+    return level.sqrt() * clean + (1 - level).sqrt() * noise, level.sqrt() * noise - (1 - level).sqrt() * clean
+
+
+def train_sdxl_denoiser(
+    lessons: dict[Size, Lessons], text: TextEncoders, work_folder: Path, phases: tuple[Phase, ...] = PHASES
+) -> UNet2DConditionModel:
+    """Conditioned on both encoders' states, the pooled embedding and the size; without a caption all text is zero."""
+
+    def condition(captions: list[str], width_px: int, height_px: int) -> Conditions:
+        keep = (torch.rand(len(captions)) >= CAPTION_DROP_SHARE).float()
+        states, pooled = text.encode(text.tokens(captions))
+        sizes = torch.tensor([[height_px, width_px, 0, 0, height_px, width_px]] * len(captions), dtype=torch.float32)
+        extras = {"text_embeds": pooled * keep.view(-1, 1), "time_ids": sizes}
+        return Conditions(states * keep.view(-1, 1, 1), extras)
+
     torch.manual_seed(2)
-    unet = build()
+    return _train("denoiser", build_sdxl(), lessons, condition, work_folder, phases)
+
+
+def train_sd21_denoiser(
+    lessons: dict[Size, Lessons],
+    text: Sd21TextEncoder,
+    start: UNet2DConditionModel,
+    work_folder: Path,
+    phases: tuple[Phase, ...] = SD21_PHASES,
+) -> UNet2DConditionModel:
+    """Conditioned on one encoder's states alone; without a caption the text is empty. `start`: SDXL's, which knows how
+    to draw already."""
+
+    def condition(captions: list[str], width_px: int, height_px: int) -> Conditions:  # noqa: ARG001
+        kept = [caption if torch.rand(()) >= CAPTION_DROP_SHARE else "" for caption in captions]
+        return Conditions(text.encode(text.tokens(kept)), None)
+
+    torch.manual_seed(3)
+    return _train("sd21-denoiser", grafted(build_sd21(), start), lessons, condition, work_folder, phases)
+
+
+def grafted(unet: UNet2DConditionModel, donor: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Take over the donor's weights wherever name and shape agree."""
+    own, given = unet.state_dict(), donor.state_dict()
+    unet.load_state_dict({name: given[name] if _fits(given.get(name), value) else value for name, value in own.items()})
+    return unet
+
+
+def _fits(given: torch.Tensor | None, own: torch.Tensor) -> bool:
+    return given is not None and given.shape == own.shape
+
+
+def _train(
+    name: str,
+    unet: UNet2DConditionModel,
+    lessons: dict[Size, Lessons],
+    condition: Callable[[list[str], int, int], Conditions],
+    work_folder: Path,
+    phases: tuple[Phase, ...],
+) -> UNet2DConditionModel:
+    """The running average of the trained weights."""
     average = copy.deepcopy(unet).requires_grad_(False)
     levels = signal_levels()
 
     def loss_at(shape: tuple[int, int, int], _: int) -> torch.Tensor:
         count, width_px, height_px = shape
-        lesson = lessons[(width_px, height_px)]
-        chosen = torch.randint(len(lesson.latents), (count,))
-        keep = (torch.rand(count) >= CAPTION_DROP_SHARE).float()
-        clean = lesson.latents[chosen].float()
-        states = lesson.states[chosen].float() * keep.view(-1, 1, 1)
-        pooled = lesson.pooled[chosen].float() * keep.view(-1, 1)
+        clean, captions = lessons[(width_px, height_px)].some(count)
         timesteps = noisy_timesteps(count, min(width_px, height_px))
-        level = levels[timesteps].view(-1, 1, 1, 1)
-        noise = torch.randn_like(clean)
-        noised = level.sqrt() * clean + (1 - level).sqrt() * noise
-        velocity = level.sqrt() * noise - (1 - level).sqrt() * clean
-        sizes = torch.tensor([[height_px, width_px, 0, 0, height_px, width_px]] * count, dtype=torch.float32)
-        conditions = {"text_embeds": pooled, "time_ids": sizes}
-        predicted = unet(noised, timesteps, states, added_cond_kwargs=conditions).sample
+        mixed, velocity = noised(clean, levels, timesteps)
+        with torch.no_grad():
+            given = condition(captions, width_px, height_px)
+        predicted = unet(mixed, timesteps, given.states, added_cond_kwargs=given.extras).sample
         return torch.nn.functional.mse_loss(predicted, velocity)
 
     train(
-        "denoiser",
+        name,
         {"unet": unet, "average": average},
-        PHASES,
+        phases,
         loss_at,
         work_folder,
         peak_learning_rate=1e-3,

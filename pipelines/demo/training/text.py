@@ -7,6 +7,7 @@ so that the denoiser need not learn English from noise.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from dataclasses import dataclass
@@ -53,6 +54,44 @@ class TextEncoders:
         wide = self.wide(tokens, output_hidden_states=True)
         states = torch.cat([narrow.hidden_states[-2], wide.hidden_states[-2]], dim=-1)
         return states, wide.text_embeds
+
+
+@dataclass(frozen=True, slots=True)
+class Sd21TextEncoder:
+    """SD 2.1's one encoder: the wide one without its last layer, as the published model leaves out OpenCLIP's."""
+
+    tokenizer: CLIPTokenizer
+    encoder: CLIPTextModel
+
+    def tokens(self, captions: list[str]) -> torch.Tensor:
+        """(count, 77) token ids."""
+        ids: torch.Tensor = self.tokenizer(
+            captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids
+
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token states (B, 77, 128)."""
+        states: torch.Tensor = self.encoder(tokens).last_hidden_state
+        return states
+
+
+def without_last_layer(text: TextEncoders) -> Sd21TextEncoder:
+    config = copy.deepcopy(text.wide.config)
+    config.num_hidden_layers -= 1
+    return Sd21TextEncoder(text.tokenizer, _taking_over(CLIPTextModel(config), text.wide))
+
+
+def with_pooled_output(text: TextEncoders) -> CLIPTextModel:
+    """FLUX's CLIP encoder: the wide one, of which only the pooled output before the projection is used."""
+    return _taking_over(CLIPTextModel(copy.deepcopy(text.wide.config)), text.wide)
+
+
+def _taking_over(encoder: CLIPTextModel, donor: CLIPTextModelWithProjection) -> CLIPTextModel:
+    """The donor's weights, as far as the encoder has such layers."""
+    given = donor.state_dict()
+    encoder.load_state_dict({name: given[name] for name in encoder.state_dict()})
+    return encoder.eval()
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:

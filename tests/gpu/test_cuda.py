@@ -1,0 +1,91 @@
+"""On a CUDA device: parity within bfloat16, exact mode, real want of memory, and memory that comes back."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.families.contract import Family, FamilyOptions
+from pipelines.families.registry import LOADERS
+from pipelines.messages import EngineOptions, FamilyName
+from tests.pipelines.conftest import KINDS, Checkpoint, write_checkpoints
+from tests.pipelines.engine_runs import Engine, submit
+from tests.pipelines.stock import ours, params, read_pixels, stock
+
+# Mean difference, of 255, that bfloat16 may make in a picture of a few steps; single pixels at edges may differ more.
+BF16_MEAN_TOLERANCE = 6.0
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Checkpoint]:
+    return write_checkpoints(tmp_path_factory.mktemp("tiny"))
+
+
+def load(folder: Path, family: FamilyName, device: torch.device, options: FamilyOptions | None = None) -> Family:
+    return LOADERS[family](folder, device, torch.bfloat16, options or FamilyOptions())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_is_that_of_diffusers_on_a_cpu_within_bfloat16(
+    tiny: Mapping[str, Checkpoint], kind: str, device: torch.device
+) -> None:
+    checkpoint, asked = tiny[kind], params()
+    drawn = ours(load(checkpoint.folder, checkpoint.family, device), asked)
+    expected = stock(checkpoint.folder, checkpoint.family, asked)
+    assert np.abs(drawn.pixels - expected.pixels).mean() <= BF16_MEAN_TOLERANCE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_exact_mode_bytes_do_not_depend_on_company(
+    tiny: Mapping[str, Checkpoint], kind: str, device: torch.device
+) -> None:
+    exact = EngineOptions(exact_rows=8)
+    jobs = [submit(str(seed), model=kind, seed=seed, steps=3 + seed, guidance_scale=1.0 + seed) for seed in range(3)]
+    alone: dict[str, bytes] = {}
+    for job in jobs:
+        engine = Engine({kind: tiny[kind]}, exact, device=device)
+        engine.draw([job])
+        alone |= engine.pictures()
+    together = Engine({kind: tiny[kind]}, exact, device=device)
+    together.draw(jobs)
+    assert together.pictures() == alone
+
+
+def test_a_batch_beyond_the_memory_is_split_and_drawn(tiny: Mapping[str, Checkpoint], device: torch.device) -> None:
+    engine = Engine({"sdxl": tiny["sdxl"]}, EngineOptions(max_rows=64), device=device)
+    jobs = [submit(str(seed), seed=seed, width_px=1024, height_px=1024, steps=2) for seed in range(16)]
+    engine.draw([submit("warm")])
+    hog = _leave_bytes_free(device, 1 << 30)
+    try:
+        ends = engine.draw(jobs)
+    finally:
+        del hog
+    assert len([end for job, (end,) in ends.items() if job != "warm" and hasattr(end, "png")]) == len(jobs)
+
+
+def _leave_bytes_free(device: torch.device, free_bytes: int) -> torch.Tensor:
+    """Take all memory but so much."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.empty(max(0, free - free_bytes), dtype=torch.uint8, device=device)
+
+
+def test_memory_is_back_at_the_baseline_when_a_model_goes(tiny: Mapping[str, Checkpoint], device: torch.device) -> None:
+    baseline = torch.cuda.memory_allocated(device)
+    for _ in range(3):
+        family = load(tiny["sdxl"].folder, "sdxl", device)
+        ours(family, params())
+        del family
+        gc.collect()
+    assert torch.cuda.memory_allocated(device) == baseline
+
+
+def test_pixels_leave_the_device_as_bytes(tiny: Mapping[str, Checkpoint], device: torch.device) -> None:
+    engine = Engine({"sdxl": tiny["sdxl"]}, device=device)
+    engine.draw([submit("a")])
+    assert read_pixels(engine.pictures()["a"]).shape == (64, 64, 3)

@@ -1,0 +1,82 @@
+"""Runs jobs through the real engine with real tiny models, in this process, one work item after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import torch
+
+from pipelines.engine.faults import Fault, FaultPoints
+from pipelines.engine.models import Models
+from pipelines.engine.runner import Runner
+from pipelines.families.contract import FamilyOptions
+from pipelines.messages import Cancelled, EngineOptions, Event, Failed, Image, ModelSpec, Submit
+from pipelines.worker import choose_dtype
+from tests.pipelines.conftest import Checkpoint
+from tests.pipelines.stock import params
+
+CPU = torch.device("cpu")
+
+
+class AtOnce(Executor):
+    """Runs what it is given in the caller's thread."""
+
+    def submit(self, work: Any, /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments, **keywords))
+        return done
+
+
+class Engine:
+    """A runner over some checkpoints, its events, and a clock that ticks a hundredth of a second a look."""
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        options: EngineOptions | None = None,
+        faults: Sequence[Fault] = (),
+        device: torch.device = CPU,
+    ) -> None:
+        options = options or EngineOptions()
+        specs = [ModelSpec(name, one.family, str(one.folder)) for name, one in checkpoints.items()]
+        family_options = FamilyOptions(options.exact_rows, options.prompt_cache_bytes)
+        self.models = Models(specs, device, choose_dtype(device), family_options)
+        self.events: list[Event] = []
+        ticks = itertools.count()
+        self.runner = Runner(
+            self.models,
+            self.events.append,
+            AtOnce(),
+            clock=lambda: next(ticks) / 100,
+            options=options,
+            faults=FaultPoints(faults),
+        )
+
+    def draw(self, requests: Sequence[Submit], meanwhile: Callable[[], None] = lambda: None) -> dict[str, list[Event]]:
+        """Submit all, work until nothing is left, and say how each ended. meanwhile: called after every work item."""
+        for request in requests:
+            self.runner.submit(request)
+        while self.runner.has_work:
+            self.runner.work()
+            meanwhile()
+        return self.ends()
+
+    def ends(self) -> dict[str, list[Event]]:
+        ends: dict[str, list[Event]] = {}
+        for event in self.events:
+            if isinstance(event, (Image, Failed, Cancelled)):
+                ends.setdefault(event.job_id, []).append(event)
+        return ends
+
+    def pictures(self) -> dict[str, bytes]:
+        return {event.job_id: event.png for event in self.events if isinstance(event, Image)}
+
+
+def submit(job_id: str, *, model: str = "sdxl", caller: str = "", **changes: Any) -> Submit:
+    """A small quick job; changes: to its parameters, or to the message."""
+    message = {name: changes.pop(name) for name in ("wants_progress", "preview_steps", "priority") if name in changes}
+    asked = params(**{"width_px": 64, "height_px": 64, "steps": 2, "guidance_scale": 1.0, **changes})
+    return Submit(job_id, model, asked, caller=caller, **message)

@@ -1,0 +1,124 @@
+"""Guards the server's half of the conversation with a worker: how it starts, and events that come too early."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pipelines.messages import (
+    FRAME_HEADER,
+    Command,
+    DrawParams,
+    EngineOptions,
+    Event,
+    Heartbeat,
+    Image,
+    ModelReport,
+    ModelSpec,
+    Preview,
+    Progress,
+    Queued,
+    Ready,
+    Start,
+    Started,
+    Submit,
+    frame_length,
+    to_command,
+)
+from server.dispatch import dispatcher as dispatching
+from server.dispatch.dispatcher import Dispatcher
+from server.dispatch.worker_process import WorkerProcess, WorkerSettings
+
+OPTIONS = EngineOptions(policy="fifo", max_rows=3, exact_rows=4, memory_bytes=5, prompt_cache_bytes=6)
+SETTINGS = WorkerSettings((ModelSpec("tiny", "sd21", "/models/tiny"),), "cpu", 2, 10.0, OPTIONS)
+PARAMS = DrawParams("x", None, 64, 64, 4, 1.0, "euler", 7)
+
+
+class FakeWorker:
+    """Obeys the protocol: ready, then for each job every event that a worker may send, and its picture."""
+
+    pid = 1
+
+    def __init__(self, _: WorkerSettings) -> None:
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def start(self) -> None:
+        self._events.put_nowait(Ready("cpu", (ModelReport("tiny", None),)))
+
+    def send(self, command: Command) -> None:
+        if isinstance(command, Submit):
+            job = command.job_id
+            for event in (
+                Queued(job, 0),
+                Started(job),
+                Progress(job, 1, 4),
+                Preview(job, 1, 4, b"half"),
+                Preview("nobody's", 1, 4, b"half"),
+                Heartbeat(),
+                Image(job, b"whole", 0.5),
+                Preview(job, 4, 4, b"too late"),
+            ):
+                self._events.put_nowait(event)
+
+    async def events(self) -> AsyncIterator[Event]:
+        while True:
+            yield await self._events.get()
+
+    async def stop(self) -> None:
+        pass
+
+
+def test_previews_that_nobody_reads_disturb_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "WorkerProcess", FakeWorker)
+
+    async def draw_two() -> list[Image]:
+        dispatcher = Dispatcher(SETTINGS, max_waiting=5, drain_seconds=1)
+        dispatcher.start()
+        try:
+            async with asyncio.timeout(10):
+                jobs = [Submit(name, "tiny", PARAMS, preview_steps=(1,)) for name in ("a", "b")]
+                return [await dispatcher.draw(job) for job in jobs]
+        finally:
+            assert dispatcher.state.restarts == 0
+            await dispatcher.stop()
+
+    assert [image.png for image in asyncio.run(draw_two())] == [b"whole", b"whole"]
+
+
+class FakeProcess:
+    """Ends as soon as it is asked."""
+
+    pid, returncode = 1, 0
+
+    async def wait(self) -> int:
+        return 0
+
+
+def test_a_worker_is_started_with_the_options_of_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the process stands a copy of its end of the socket."""
+    ends: list[socket.socket] = []
+
+    async def spawn(*_: object, pass_fds: tuple[int, ...], **__: object) -> FakeProcess:
+        ends.append(socket.socket(fileno=os.dup(pass_fds[0])))
+        return FakeProcess()
+
+    async def first_command() -> Command:
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
+        worker = WorkerProcess(SETTINGS)
+        await worker.start()
+        reader, writer = await asyncio.open_connection(sock=ends[0])
+        async with asyncio.timeout(10):
+            length = frame_length(await reader.readexactly(FRAME_HEADER.size))
+            command = to_command(await reader.readexactly(length))
+        writer.close()
+        await worker.stop()
+        return command
+
+    command = asyncio.run(first_command())
+    assert isinstance(command, Start)
+    assert (command.models, command.device, command.threads) == (SETTINGS.models, "cpu", 2)
+    assert command.options == OPTIONS
