@@ -35,10 +35,10 @@ PATCH = 2
 class Flux:
     """A loaded FLUX.1 checkpoint of any size, schnell or dev. Not thread-safe: one thread owns it."""
 
-    def __init__(self, parts: FluxComponents, options: FamilyOptions | None = None) -> None:
-        self._parts, self._options = parts, options or FamilyOptions()
-        self._is_padded = self._options.padded_rows is not None
-        self._prompts = PromptCache(self._encode, self._options.prompt_cache_bytes, one_by_one=self._is_padded)
+    def __init__(self, parts: FluxComponents, options: FamilyOptions) -> None:
+        self._parts, self._padded_rows = parts, options.padded_rows
+        self._is_padded = options.padded_rows is not None
+        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, one_by_one=self._is_padded)
         self._takes_guidance = bool(parts.transformer.config.guidance_embeds)
         self._canvas = Canvas(
             parts.vae,
@@ -49,9 +49,13 @@ class Flux:
             pack,
         )
 
+    @property
+    def parts(self) -> FluxComponents:
+        return self._parts
+
     @torch.inference_mode()
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
-        encoded = self._prompts.encoded(params.prompt for params in batch)
+        encoded = self._cache.encoded(params.prompt for params in batch)
         conditions = [self._condition(params, encoded[params.prompt]) for params in batch]
         return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._is_padded)
 
@@ -62,7 +66,7 @@ class Flux:
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
-        row_count = self._options.padded_rows
+        row_count = self._padded_rows
         token_states, extras = conditioning_rows(states, row_count)
         latents = joined([state.latents for state in states], row_count)
         predictions = self._parts.transformer(

@@ -24,8 +24,8 @@ from pipelines.engine.png import encode_png
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.flux import Flux
 from pipelines.families.registry import LOADERS
-from pipelines.families.sd21 import Sd21
-from pipelines.families.sdxl import Sdxl
+from pipelines.families.sd21 import sd21_model
+from pipelines.families.sdxl import sdxl_model
 from pipelines.messages import DrawParams, FamilyName
 from pipelines.worker import choose_device, choose_dtype
 from tests.gpu import stock_full_size
@@ -50,9 +50,9 @@ ROWS = (1, 2, 4, 8, 16)
 SIDES = (512, 768, 1024)
 BUDGET_SECONDS = 8 * 60.0
 FULL_SIZE: dict[FamilyName, Callable[[torch.device, torch.dtype], Family]] = {
-    "sdxl": lambda device, dtype: Sdxl(build_sdxl(device, dtype)),
-    "sd21": lambda device, dtype: Sd21(build_sd21(device, dtype)),
-    "flux": lambda device, dtype: Flux(build_flux(device, dtype)),
+    "sdxl": lambda device, dtype: sdxl_model(build_sdxl(device, dtype), FamilyOptions()),
+    "sd21": lambda device, dtype: sd21_model(build_sd21(device, dtype), FamilyOptions()),
+    "flux": lambda device, dtype: Flux(build_flux(device, dtype), FamilyOptions()),
 }
 TINY_KINDS: dict[FamilyName, str] = {"sdxl": "sdxl", "sd21": "sd21-velocity", "flux": "flux-schnell"}
 

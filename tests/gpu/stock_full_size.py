@@ -33,7 +33,7 @@ def image_seconds(family: Family, name: FamilyName, asked: DrawParams, device: t
 
 
 def _pipeline(family: Family, name: FamilyName) -> Any:
-    parts: Any = family._parts  # type: ignore[attr-defined]  # the rival gets the very same weights
+    parts: Any = family.parts  # type: ignore[attr-defined]  # the rival gets the very same weights
     sampler = parts.sampler.own_class.from_config(parts.sampler.config)
     if name == "flux":
         return FluxPipeline(

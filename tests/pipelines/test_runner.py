@@ -218,7 +218,7 @@ def test_a_job_larger_than_all_memory_is_refused_and_others_wait_their_turn(tiny
 
 def test_encoded_prompts_are_kept_under_their_cap(tiny: Mapping[str, Checkpoint]) -> None:
     family = load(tiny["sdxl"].folder, "sdxl", FamilyOptions(prompt_cache_bytes=100_000))
-    cache = family._prompts  # type: ignore[attr-defined]
+    cache = family._cache  # type: ignore[attr-defined]
     for number in range(20):
         family.prepare([params(prompt=f"a red circle, number {number}")])
         assert cache.size_bytes <= 100_000
