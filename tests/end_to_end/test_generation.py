@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.end_to_end.server_process import ServerProcess
 
@@ -54,6 +54,19 @@ def test_picture_i_of_a_request_is_drawn_with_seed_plus_i(server: ServerProcess)
     assert [item["seed"] for item in several] == [40, 41, 42, 43]
     assert len({item["b64_json"] for item in several}) == 4
     alone = server.generate(prompt="a red circle", seed=42, response_format="b64_json").json()["data"][0]
+    assert alone["seed"] == 42
+    difference = ImageChops.difference(picture_of(alone), picture_of(several[2]))
+    assert max(difference.tobytes()) <= 1, "only rounding may differ by company"
+
+
+def test_with_exact_rows_picture_i_drawn_alone_has_the_same_bytes() -> None:
+    exact = ServerProcess(environment={"SAFELIGHT_BATCH_EXACT_ROWS": "4"})
+    try:
+        asked = {"prompt": "a red circle", "response_format": "b64_json"}
+        several = exact.generate(**asked, n=3, seed=40).json()["data"]
+        alone = exact.generate(**asked, seed=42).json()["data"][0]
+    finally:
+        assert exact.stop() == 0
     assert alone == several[2]
 
 
