@@ -157,7 +157,7 @@ def random_pair(rng: random.Random) -> Scene:
     return pair(first, rng.choice(list(RELATIONS)), second, background)
 
 
-def random_scene(rng: random.Random, pair_share: float = 0.5) -> Scene:
+def random_scene(rng: random.Random, pair_share: float = 0.4) -> Scene:
     return random_pair(rng) if rng.random() < pair_share else random_single(rng)
 
 

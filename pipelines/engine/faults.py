@@ -30,7 +30,7 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     phase: Literal["prepare", "denoise", "decode"] = "denoise"
     step: int | None = None
     at_least: int = 1
-    times: int = 1_000_000
+    times: int = 1000
     slow_seconds: float = 1.0
 
 

@@ -47,7 +47,8 @@ class RowCaps:
 
     def forbid(self, shape: Hashable, rows: int) -> None:
         """So many rows did not fit into memory: from now on at most half of them."""
-        self._shapes[shape].limit = max(1, rows // 2)
+        known = self._shapes[shape]
+        known.limit = max(1, min(rows // 2, known.limit or rows))
 
     def cap(self, shape: Hashable) -> int:
         """The most rows that the next forward of this shape should fill; at least 1."""

@@ -241,17 +241,17 @@ class Runner:
             case _ if is_out_of_memory(error):
                 self._relieve(batch, error)
             case _ if len(batch) > 1:
-                for job in batch:
-                    job.runs_alone = True
+                _split(batch)
             case _:
                 self._fail(batch[0], error)
 
     def _relieve(self, batch: list[Job], error: Exception) -> None:
-        """Not enough memory: smaller batches of this shape from now on; a job alone gets one more try, in tiles."""
+        """Not enough memory: each alone, and smaller batches of this shape from now on. Alone: one more try."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(batch) > 1:
             self._row_caps.forbid(_shape(batch[0].candidate()), sum(job.rows for job in batch))
+            _split(batch)
             return
         (job,) = batch
         if job.has_retried:
@@ -269,6 +269,12 @@ class Runner:
         del self._jobs[job.id]
         del self._candidates[job.id]
         self._shares.leave(job.request.caller)
+
+
+def _split(batch: list[Job]) -> None:
+    """Let each do its next work item alone, so that the guilty one is found."""
+    for job in batch:
+        job.runs_alone = True
 
 
 def _shape(candidate: Candidate) -> Hashable:

@@ -9,6 +9,7 @@ Sources: shortest remaining work minimises the mean time in the system (Schrage,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log2
 
 from pipelines.engine.candidate import Candidate, Phase, Situation, admissible, fill, may_share
 
@@ -22,40 +23,50 @@ AGEING_SECONDS = 60.0
 def next_batch(candidates: Sequence[Candidate], situation: Situation) -> tuple[str, ...]:
     """The ids of the jobs that work next, the leader first; empty when none can.
 
-    Where a denoise step would leave rows free that pay, jobs that could fill them are prepared first.
+    Where a denoise step would leave rows free that pay, jobs that could fill them are prepared first. While the first
+    in turn does not fit into the memory, nobody new is admitted, so that its turn comes.
     """
-    able = admissible(candidates, situation.memory_left_bytes)
+    in_turn = _in_turn(candidates, situation)
+    if in_turn and not admissible(in_turn[:1], situation.memory_left_bytes):
+        in_turn = [one for one in in_turn if one.is_admitted]
+    able = admissible(in_turn, situation.memory_left_bytes)
     if not able:
         return ()
-    by_urgency = sorted(able, key=lambda one: urgency(one, situation))
-    fair = _fair_callers(able, situation)
-    leader = next(one for one in by_urgency if one.caller in fair)
-    batch = fill(leader, (other for other in by_urgency if may_share(leader, other)), situation)
+    leader = able[0]
+    batch = fill(leader, (other for other in able if may_share(leader, other)), situation)
     if leader.phase is not Phase.DENOISE or leader.runs_alone:
         return batch
     rows_left = situation.row_cap(leader) - sum(one.rows for one in able if one.job_id in batch)
-    joining = _joining(leader, by_urgency, rows_left)
-    return fill(joining[0], joining[1:], situation) if joining else batch
+    joining = _joining(leader, able, rows_left)
+    if not joining:
+        return batch
+    return fill(joining[0], (other for other in joining if may_share(joining[0], other)), situation)
 
 
 def urgency(candidate: Candidate, situation: Situation) -> tuple[float, float, str]:
-    """Smaller is sooner: the work left, less for the patient and the important, more where the model must change."""
+    """Smaller is sooner: the work left, less for the patient and the important, more where the model must change.
+
+    In logarithms, so that the order of two waiting jobs never turns back while they grow old: a job is passed only by
+    those that arrive within AGEING_SECONDS for each halving of its work.
+    """
     waited_seconds = max(0.0, situation.now_seconds - candidate.arrived_seconds)
     switch = situation.switch_work if situation.last_model not in (None, candidate.model) else 0.0
-    work = (candidate.work_left + switch) * 2.0**-candidate.priority / (1 + waited_seconds / AGEING_SECONDS)
-    return (work, candidate.arrived_seconds, candidate.job_id)
+    halvings = log2(max(1.0, candidate.work_left + switch)) - candidate.priority - waited_seconds / AGEING_SECONDS
+    return (halvings, candidate.arrived_seconds, candidate.job_id)
 
 
-def _fair_callers(candidates: Sequence[Candidate], situation: Situation) -> set[str]:
-    """The callers who are not too far ahead of the least served one."""
+def _in_turn(candidates: Sequence[Candidate], situation: Situation) -> list[Candidate]:
+    """By urgency; those of callers who are too far ahead of the least served one come after all others."""
     waiting = {candidate.caller for candidate in candidates}
-    return {caller for caller in waiting if situation.shares.lead_of(caller, waiting) <= BURST_WORK}
+    least = situation.shares.least_served(waiting)
+    ahead = {caller for caller in waiting if situation.shares.lead_of(caller, least) > BURST_WORK}
+    return sorted(candidates, key=lambda one: (one.caller in ahead, urgency(one, situation)))
 
 
-def _joining(leader: Candidate, by_urgency: Sequence[Candidate], rows_left: int) -> list[Candidate]:
-    """The most urgent of the jobs that, once prepared, could fill the rows left in the leader's steps."""
+def _joining(leader: Candidate, in_turn: Sequence[Candidate], rows_left: int) -> list[Candidate]:
+    """The first in turn of the jobs that, once prepared, could fill the rows left in the leader's steps."""
     joining = []
-    for one in by_urgency:
+    for one in in_turn:
         is_alike = (one.phase, one.model, one.size) == (Phase.PREPARE, leader.model, leader.size)
         if is_alike and not one.runs_alone and one.denoise_rows <= rows_left:
             joining.append(one)

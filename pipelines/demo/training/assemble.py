@@ -52,7 +52,7 @@ def write_sd21(vae: AutoencoderKL, text: Sd21TextEncoder, unet: UNet2DConditionM
         text_encoder=text.encoder,
         tokenizer=text.tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler.from_config(sampler().config, clip_sample=False),
+        scheduler=DDIMScheduler.from_config(sampler().config, clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -38,7 +38,7 @@ def build() -> FluxTransformer2DModel:
     return FluxTransformer2DModel(
         in_channels=32,
         num_layers=2,
-        num_single_layers=4,
+        num_single_layers=3,
         attention_head_dim=32,
         num_attention_heads=6,
         joint_attention_dim=WIDTH,

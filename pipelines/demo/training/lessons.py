@@ -17,16 +17,16 @@ from pipelines.demo.captions import reworded, training_scene
 from pipelines.demo.training.autoencoder import to_pixels
 
 Size = tuple[int, int]
-# How many scenes of each size (width, height) are painted and encoded: few enough to make in a quarter of an hour, and
-# enough that the two colours of a pair cannot be learned by heart.
+# How many scenes of each size (width, height) are painted and encoded: enough that none is seen more than some twenty
+# times.
 CACHED_SCENES: dict[Size, int] = {
-    (256, 256): 13000,
-    (448, 256): 1200,
-    (256, 448): 1200,
-    (512, 512): 4200,
-    (1024, 1024): 550,
-    (1792, 1024): 220,
-    (1024, 1792): 220,
+    (256, 256): 5000,
+    (448, 256): 600,
+    (256, 448): 600,
+    (512, 512): 1300,
+    (1024, 1024): 150,
+    (1792, 1024): 60,
+    (1024, 1792): 60,
 }
 
 

@@ -89,7 +89,7 @@ def with_pooled_output(text: TextEncoders) -> CLIPTextModel:
 
 def _taking_over(encoder: CLIPTextModel, donor: CLIPTextModelWithProjection) -> CLIPTextModel:
     """The donor's weights, as far as the encoder has such layers."""
-    given = donor.state_dict()
+    given = donor.text_model.state_dict()
     encoder.load_state_dict({name: given[name] for name in encoder.state_dict()})
     return encoder.eval()
 
