@@ -20,11 +20,22 @@ DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo
 LONG: dict[str, Any] = {"size": "512x512", "steps": 100, "seed": 5, "response_format": "b64_json"}
 
 
+PATIENCE = {"SAFELIGHT_WORKER_SILENCE_SECONDS": "5", "SAFELIGHT_DRAIN_SECONDS": "60"}
+
+
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that a test may hurt."""
-    patience = {"SAFELIGHT_WORKER_SILENCE_SECONDS": "5", "SAFELIGHT_DRAIN_SECONDS": "60"}
-    server = ServerProcess(environment={**patience, "TMPDIR": str(tmp_path)})
+    server = ServerProcess(environment={**PATIENCE, "TMPDIR": str(tmp_path)})
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def server_in_order(tmp_path: Path) -> Iterator[ServerProcess]:
+    """The same, drawing one request after the other, so that short ones wait behind long ones."""
+    order = {"SAFELIGHT_SCHEDULING_POLICY": "fifo"}
+    server = ServerProcess(environment={**PATIENCE, **order, "TMPDIR": str(tmp_path)})
     yield server
     server.stop(signal.SIGKILL)
 
@@ -100,19 +111,19 @@ def test_a_client_that_goes_away_frees_the_worker(own_server: ServerProcess) -> 
 
 
 def test_sigterm_lets_the_begun_picture_finish_refuses_the_waiting_one_and_ends_everything(
-    own_server: ServerProcess, callers: ThreadPoolExecutor, tmp_path: Path
+    server_in_order: ServerProcess, callers: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    own_server.generate(prompt="warm")
-    begun = begin(callers, own_server, steps=100)
-    queued = callers.submit(own_server.generate, prompt="a blue star")
+    server_in_order.generate(prompt="warm")
+    begun = begin(callers, server_in_order, steps=100)
+    queued = callers.submit(server_in_order.generate, prompt="a blue star")
     time.sleep(0.5)
-    (worker,) = own_server.worker_pids()
-    own_server.process.terminate()
+    (worker,) = server_in_order.worker_pids()
+    server_in_order.process.terminate()
     refusal = queued.result()
     assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "server_is_overloaded")
     assert 1 <= int(refusal.headers["retry-after"]) <= 60
     assert begun.result().status_code == 200
-    assert own_server.stop() == 0
+    assert server_in_order.stop() == 0
     wait_until_dead(worker, 5)
     assert list(tmp_path.iterdir()) == []
 
@@ -199,3 +210,11 @@ def test_a_damaged_model_is_named_at_start_and_the_others_are_served(tmp_path: P
         assert states == {"good": "available", "damaged": "unavailable", "absent": "unavailable"}
     finally:
         server.stop()
+
+
+def test_a_short_picture_does_not_wait_for_a_long_one(own_server: ServerProcess, callers: ThreadPoolExecutor) -> None:
+    own_server.generate(prompt="warm")
+    long = begin(callers, own_server)
+    assert own_server.generate(prompt="a blue star").status_code == 200
+    assert not long.done()
+    assert long.result().status_code == 200
