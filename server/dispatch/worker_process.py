@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -54,6 +55,8 @@ class WorkerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        # torch makes a folder for compiled code as soon as it is imported; this one goes with the worker.
+        self._scratch = tempfile.TemporaryDirectory(prefix="safelight-worker-", ignore_cleanup_errors=True)
 
     @property
     def pid(self) -> int | None:
@@ -72,7 +75,11 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 # Signals to the server's group (Ctrl-C) must not reach the worker: the server ends it in good order.
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(self._settings.threads)},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": str(self._settings.threads),
+                    "TORCHINDUCTOR_CACHE_DIR": self._scratch.name,
+                },
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         self.send(self._greeting())
@@ -112,6 +119,7 @@ class WorkerProcess:
         """End the process: politely first, then for certain. Safe to call twice."""
         process = self._process
         if process is None:
+            self._scratch.cleanup()
             return
         self.send(Shutdown())
         try:
@@ -122,4 +130,5 @@ class WorkerProcess:
             await process.wait()
         if self._writer is not None:
             self._writer.close()
+        self._scratch.cleanup()
         log.info("worker stopped", extra={"pid": process.pid, "status": process.returncode})
