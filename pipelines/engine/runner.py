@@ -134,6 +134,9 @@ class Runner:
             return self._options.exact_rows if candidate.phase is Phase.DENOISE else 1
         return self._row_caps.cap(_shape(candidate))
 
+    def _shape_of(self, batch: list[Job]) -> Hashable:
+        return _shape(self._candidates[batch[0].id])
+
     def _look_again(self, batch: list[Job]) -> None:
         """Show the policies what has become of these jobs."""
         for job in batch:
@@ -173,19 +176,24 @@ class Runner:
             job.state = state
 
     def _denoise(self, batch: list[Job]) -> None:
-        faults: StepFaults | None = None
+        stuck: dict[int, Exception] = {}
         with self._measured(batch):
             try:
                 _family(batch).denoise_step(_states(batch))
-            except StepFaults as some_failed:
-                faults = some_failed
-        for job, state in zip(batch, _states(batch), strict=True):
-            if job.request.wants_progress:
-                self._emit(Progress(job.id, state.step, state.steps))
-            if state.step in job.request.preview_steps and not state.is_done:
-                self._preview(job, state)
-        if faults is not None:
-            raise faults
+            except StepFaults as faults:
+                stuck = faults.errors
+        for place, (job, state) in enumerate(zip(batch, _states(batch), strict=True)):
+            if place in stuck:
+                self._fail(job, stuck[place])  # never again: its sampler may have moved on half-way
+            else:
+                self._show(job, state)
+
+    def _show(self, job: Job, state: DenoiseState) -> None:
+        """Tell whoever listens how far the job has come."""
+        if job.request.wants_progress:
+            self._emit(Progress(job.id, state.step, state.steps))
+        if state.step in job.request.preview_steps and not state.is_done:
+            self._preview(job, state)
 
     def _preview(self, job: Job, state: DenoiseState) -> None:
         try:
@@ -205,7 +213,7 @@ class Runner:
     @contextmanager
     def _measured(self, batch: list[Job]) -> Iterator[None]:
         """Measure the work inside: share its time evenly, charge the callers, learn what so many rows cost."""
-        shape, rows = _shape(batch[0].candidate()), sum(job.rows for job in batch)
+        shape, rows = self._shape_of(batch), sum(job.rows for job in batch)
         works = [job.next_work() for job in batch]
         started = self._clock()
         yield
@@ -232,9 +240,6 @@ class Runner:
     def _blame(self, batch: list[Job], error: Exception) -> None:
         """Settle those who are guilty, and let the others go on."""
         match error:
-            case StepFaults():
-                for place, own_error in error.errors.items():
-                    self._fail(batch[place], own_error)
             case NonFiniteResults():
                 for place in error.places:
                     self._fail(batch[place], error)
@@ -250,7 +255,7 @@ class Runner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(batch) > 1:
-            self._row_caps.forbid(_shape(batch[0].candidate()), sum(job.rows for job in batch))
+            self._row_caps.forbid(self._shape_of(batch), sum(job.rows for job in batch))
             _split(batch)
             return
         (job,) = batch

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 
 from pipelines.denoise.decode import NonFiniteResults, decode_pictures
 from pipelines.engine.failures import to_failed
@@ -98,6 +101,35 @@ def test_a_job_that_fails_settles_alone_and_its_mates_are_drawn_to_the_byte_as_e
     else:
         for job_id, png in engine.pictures().items():
             assert np.abs(read_pixels(png) - read_pixels(alone[job_id])).max() <= 1
+
+
+def test_a_sampler_that_fails_in_a_step_stops_its_own_job_only(
+    tiny: Mapping[str, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mates = [
+        submit(name, seed=seed, steps=4, wants_progress=True, preview_steps=(1, 2)) for seed, name in enumerate("ac")
+    ]
+    bad = submit("bad", steps=4, sampler="euler_a", wants_progress=True, preview_steps=(1, 2))
+    undisturbed = Engine(tiny, EXACT)
+    undisturbed.draw(mates)
+    step, calls = EulerAncestralDiscreteScheduler.step, itertools.count()
+
+    def failing(self: EulerAncestralDiscreteScheduler, *arguments: Any, **options: Any) -> Any:
+        if next(calls) == 1:
+            raise RuntimeError("no way on from here")
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(EulerAncestralDiscreteScheduler, "step", failing)
+    engine = Engine(tiny, EXACT)
+    ends = engine.draw([mates[0], bad, mates[1]])
+    shown = [
+        (type(event), event.step)
+        for event in engine.events
+        if isinstance(event, Progress | Preview) and event.job_id == "bad"
+    ]
+    assert failure(ends["bad"]).code == "generation_failed"
+    assert shown == [(Progress, 1), (Preview, 1)], "the step that failed is not shown"
+    assert engine.pictures() == undisturbed.pictures()
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_split_and_every_job_drawn(tiny: Mapping[str, Checkpoint]) -> None:
