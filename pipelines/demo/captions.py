@@ -65,8 +65,8 @@ def is_held_out(scene: Scene) -> bool:
     return hashlib.sha256(key.encode()).digest()[0] % 10 == 0
 
 
-def training_scene(rng: random.Random) -> Scene:
-    while is_held_out(scene := random_scene(rng)):
+def training_scene(rng: random.Random, pair_share: float = 0.4) -> Scene:
+    while is_held_out(scene := random_scene(rng, pair_share)):
         pass
     return scene
 

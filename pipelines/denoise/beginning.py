@@ -31,15 +31,19 @@ from pipelines.messages import DrawParams, FamilyName, steps_after
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Where a family paints. channels and scale of its autoencoder: a latent is `scale` pixels wide; arrange: from
-    (1, C, h, w) to the shape that the denoiser works in."""
+    """Where a family paints. channels: of a latent; arrange: from (1, C, h, w) to the shape that the denoiser works
+    in."""
 
     vae: AutoencoderKL
     channels: int
-    scale: int
     device: torch.device
     dtype: torch.dtype
     arrange: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
+
+    @property
+    def scale(self) -> int:
+        """How many pixels wide a latent is: every level of the autoencoder but the last halves the picture."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, params: DrawParams) -> tuple[int, int, int, int]:
         return (1, self.channels, params.height_px // self.scale, params.width_px // self.scale)

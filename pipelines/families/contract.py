@@ -24,6 +24,11 @@ class FamilyOptions:
     padded_rows: int | None = None
     prompt_cache_bytes: int = 256 * 1024 * 1024
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether prompts and pictures are encoded each in a forward of its own."""
+        return self.padded_rows is not None
+
 
 class Family(Protocol):
     """A loaded model of one family. All verbs run on the one thread that owns the device."""

@@ -36,14 +36,12 @@ class Flux:
     """A loaded FLUX.1 checkpoint of any size, schnell or dev. Not thread-safe: one thread owns it."""
 
     def __init__(self, parts: FluxComponents, options: FamilyOptions) -> None:
-        self._parts, self._padded_rows = parts, options.padded_rows
-        self._is_padded = options.padded_rows is not None
-        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, one_by_one=self._is_padded)
+        self._parts, self._options = parts, options
+        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, options.one_by_one)
         self._takes_guidance = bool(parts.transformer.config.guidance_embeds)
         self._canvas = Canvas(
             parts.vae,
             parts.transformer.config.in_channels // PATCH**2,
-            2 ** (len(parts.vae.config.block_out_channels) - 1),
             parts.device,
             parts.dtype,
             pack,
@@ -57,7 +55,7 @@ class Flux:
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
         encoded = self._cache.encoded(params.prompt for params in batch)
         conditions = [self._condition(params, encoded[params.prompt]) for params in batch]
-        return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._is_padded)
+        return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._options.one_by_one)
 
     def batch_key(self, state: DenoiseState) -> Hashable:
         """Size, conditioning shape and dtype; the size, as pictures of one area may differ in their positions."""
@@ -66,7 +64,7 @@ class Flux:
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
-        row_count = self._padded_rows
+        row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
         latents = joined([state.latents for state in states], row_count)
         predictions = self._parts.transformer(

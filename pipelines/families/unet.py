@@ -61,11 +61,9 @@ class UnetModel:
 
     def __init__(self, family: FamilyName, parts: UnetParts, prompts: Prompts, options: FamilyOptions) -> None:
         self._family, self._parts, self._prompts = family, parts, prompts
-        self._padded_rows = options.padded_rows
-        self._is_padded = options.padded_rows is not None
-        self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, one_by_one=self._is_padded)
-        scale = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-        self._canvas = Canvas(parts.vae, parts.unet.config.in_channels, scale, parts.device, parts.dtype)
+        self._options = options
+        self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, options.one_by_one)
+        self._canvas = Canvas(parts.vae, parts.unet.config.in_channels, parts.device, parts.dtype)
 
     @property
     def parts(self) -> UnetParts:
@@ -75,7 +73,7 @@ class UnetModel:
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
         encoded = self._cache.encoded(text for params in batch for text in self._prompts.texts(params))
         conditions = [self._prompts.condition(params, encoded) for params in batch]
-        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._is_padded)
+        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._options.one_by_one)
 
     def batch_key(self, state: DenoiseState) -> Hashable:
         """Latent shape, conditioning shape and dtype: guidance, steps, seed, sampler and task may all differ."""
@@ -83,10 +81,11 @@ class UnetModel:
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
-        token_states, extras = conditioning_rows(states, self._padded_rows)
+        row_count = self._options.padded_rows
+        token_states, extras = conditioning_rows(states, row_count)
         predictions = self._parts.unet(
-            joined([latent_rows(state) for state in states], self._padded_rows),
-            joined([timestep_rows(state) for state in states], self._padded_rows),
+            joined([latent_rows(state) for state in states], row_count),
+            joined([timestep_rows(state) for state in states], row_count),
             encoder_hidden_states=token_states,
             added_cond_kwargs=extras or None,
             return_dict=False,

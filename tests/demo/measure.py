@@ -11,22 +11,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from pipelines.demo.captions import held_out_scenes
 from pipelines.demo.scenes import Scene
-from pipelines.families.contract import Family, FamilyOptions
-from pipelines.families.registry import LOADERS
+from pipelines.families.contract import Family
 from pipelines.messages import DrawParams
 from tests.demo.oracle import read
+from tests.pipelines.stock import load
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
 
 
 def load_demo(folder: Path = DEMO_FOLDER) -> Family:
-    return LOADERS["sdxl"](folder, torch.device("cpu"), torch.float32, FamilyOptions())
+    return load(folder, "sdxl")
 
 
 def draw(family: Family, params: DrawParams) -> Image.Image:

@@ -6,7 +6,6 @@ Invariant: what it is trained on is what the sampler configuration it ships with
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_discrete import rescale_zero_terminal_snr
 
 from pipelines.demo.training.lessons import Lessons, Size
-from pipelines.demo.training.run import Phase, average_into, train
+from pipelines.demo.training.run import Phase, train_average
 from pipelines.demo.training.text import NARROW_WIDTH, WIDE_WIDTH, Sd21TextEncoder, TextEncoders
 
 TRAIN_TIMESTEPS = 1000
@@ -30,8 +29,11 @@ PHASES = (
     Phase(2100, (LARGE, SQUARE, LARGE, HUGE[0], LARGE, WIDE, LARGE, HUGE[1], LARGE, HIGH, LARGE, HUGE[3])),
     Phase(700, (LARGE, HUGE[0], LARGE, HUGE[1], LARGE, HUGE[2], LARGE, HUGE[3])),
 )
-# SD 2.1's begins with SDXL's weights and has only to learn its own way of reading.
-SD21_PHASES = (Phase(3000, PHASES[2].shapes),)
+# SD 2.1's begins with SDXL's weights and has to learn its own way of reading, and to draw large.
+SD21_PHASES = (
+    Phase(1500, (SQUARE, LARGE, WIDE, LARGE, SQUARE, LARGE, HIGH, HUGE[0])),
+    Phase(3500, (LARGE, HUGE[0], LARGE, HUGE[1], LARGE, HUGE[2], SQUARE, HUGE[3], LARGE)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,12 @@ class Conditions:
 
 
 def build_sdxl() -> UNet2DConditionModel:
-    """SDXL's UNet in small: text and size conditioning are added to the time embedding."""
+    """SDXL's UNet in small: text and size conditioning are added to the time embedding. Attention where it is cheap,
+    at a quarter of the latents' side and below."""
     return _build(
         NARROW_WIDTH + WIDE_WIDTH,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         addition_embed_type="text_time",
         addition_time_embed_dim=16,
         projection_class_embeddings_input_dim=WIDE_WIDTH + 6 * 16,
@@ -53,18 +58,19 @@ def build_sdxl() -> UNet2DConditionModel:
 
 
 def build_sd21() -> UNet2DConditionModel:
-    """SD 2.1's UNet in small: all that it knows of the caption comes by attention."""
-    return _build(WIDE_WIDTH)
+    """SD 2.1's UNet in small: all that it knows of the caption comes by attention, so it attends at one level more."""
+    return _build(
+        WIDE_WIDTH,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+        up_block_types=(*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    )
 
 
-def _build(text_width: int, **conditioning: Any) -> UNet2DConditionModel:
-    """Attention where it is cheap: at a quarter of the latents' side and below."""
+def _build(text_width: int, **particulars: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=8,
         out_channels=8,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         block_out_channels=(64, 96, 128, 128),
         layers_per_block=1,
         cross_attention_dim=text_width,
@@ -72,7 +78,7 @@ def _build(text_width: int, **conditioning: Any) -> UNet2DConditionModel:
         transformer_layers_per_block=1,
         norm_num_groups=8,
         use_linear_projection=True,
-        **conditioning,
+        **particulars,
     )
 
 
@@ -100,6 +106,15 @@ def noisy_timesteps(count: int, side_px: int) -> torch.Tensor:
     return (torch.rand(count) ** power * TRAIN_TIMESTEPS).long().clamp(max=TRAIN_TIMESTEPS - 1)
 
 
+def deciding_timesteps(count: int, side_px: int) -> torch.Tensor:  # noqa: ARG001
+    """(count,) timesteps, mostly where a picture is decided: a quarter at pure noise, whose prediction is the layout
+    already, and half of the others among the noisiest 150."""
+    early = torch.randint(TRAIN_TIMESTEPS - 150, TRAIN_TIMESTEPS, (count,))
+    anywhere = torch.randint(TRAIN_TIMESTEPS, (count,))
+    drawn = torch.where(torch.rand(count) < 0.5, early, anywhere)
+    return torch.where(torch.rand(count) < 0.25, TRAIN_TIMESTEPS - 1, drawn)
+
+
 def noised(clean: torch.Tensor, levels: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (B, C, h, w) at their timesteps (B,), and the velocities that a denoiser should predict for them."""
     level = levels[timesteps].view(-1, 1, 1, 1)
@@ -120,7 +135,7 @@ def train_sdxl_denoiser(
         return Conditions(states * keep.view(-1, 1, 1), extras)
 
     torch.manual_seed(2)
-    return _train("denoiser", build_sdxl(), lessons, condition, work_folder, phases)
+    return _train("denoiser", build_sdxl(), lessons, condition, noisy_timesteps, work_folder, phases)
 
 
 def train_sd21_denoiser(
@@ -135,21 +150,25 @@ def train_sd21_denoiser(
 
     def condition(captions: list[str], width_px: int, height_px: int) -> Conditions:  # noqa: ARG001
         kept = [caption if torch.rand(()) >= CAPTION_DROP_SHARE else "" for caption in captions]
-        return Conditions(text.encode(text.tokens(kept)), None)
+        return Conditions(text.encode(kept), None)
 
     torch.manual_seed(3)
-    return _train("sd21-denoiser", grafted(build_sd21(), start), lessons, condition, work_folder, phases)
+    unet = grafted(build_sd21(), start)
+    return _train("sd21-denoiser", unet, lessons, condition, deciding_timesteps, work_folder, phases)
 
 
 def grafted(unet: UNet2DConditionModel, donor: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Take over the donor's weights wherever name and shape agree."""
-    own, given = unet.state_dict(), donor.state_dict()
-    unet.load_state_dict({name: given[name] if _fits(given.get(name), value) else value for name, value in own.items()})
+    """Take over the donor's weights where it has them; what attends where the donor did not adds nothing at first."""
+    given = donor.state_dict()
+    unet.load_state_dict({name: _inherited(name, given.get(name), own) for name, own in unet.state_dict().items()})
     return unet
 
 
-def _fits(given: torch.Tensor | None, own: torch.Tensor) -> bool:
-    return given is not None and given.shape == own.shape
+def _inherited(name: str, given: torch.Tensor | None, own: torch.Tensor) -> torch.Tensor:
+    """Of weights that read both of SDXL's encoders, the columns for the wide one, which come last."""
+    if given is None:
+        return torch.zeros_like(own) if ".proj_out." in name else own
+    return given[:, -own.shape[1] :] if given.shape != own.shape else given
 
 
 def _train(
@@ -157,31 +176,21 @@ def _train(
     unet: UNet2DConditionModel,
     lessons: dict[Size, Lessons],
     condition: Callable[[list[str], int, int], Conditions],
+    draw_timesteps: Callable[[int, int], torch.Tensor],
     work_folder: Path,
     phases: tuple[Phase, ...],
 ) -> UNet2DConditionModel:
     """The running average of the trained weights."""
-    average = copy.deepcopy(unet).requires_grad_(False)
     levels = signal_levels()
 
     def loss_at(shape: tuple[int, int, int], _: int) -> torch.Tensor:
         count, width_px, height_px = shape
         clean, captions = lessons[(width_px, height_px)].some(count)
-        timesteps = noisy_timesteps(count, min(width_px, height_px))
+        timesteps = draw_timesteps(count, min(width_px, height_px))
         mixed, velocity = noised(clean, levels, timesteps)
         with torch.no_grad():
             given = condition(captions, width_px, height_px)
         predicted = unet(mixed, timesteps, given.states, added_cond_kwargs=given.extras).sample
         return torch.nn.functional.mse_loss(predicted, velocity)
 
-    train(
-        name,
-        {"unet": unet, "average": average},
-        phases,
-        loss_at,
-        work_folder,
-        peak_learning_rate=1e-3,
-        after_step=lambda step: average_into(average, unet, min(0.999, (step + 1) / (step + 20))),
-        weight_decay=0.01,
-    )
-    return average.eval()
+    return train_average(name, unet, phases, loss_at, work_folder)

@@ -20,14 +20,15 @@ Size = tuple[int, int]
 # How many scenes of each size (width, height) are painted and encoded: enough that none is seen more than some twenty
 # times.
 CACHED_SCENES: dict[Size, int] = {
-    (256, 256): 5000,
-    (448, 256): 600,
-    (256, 448): 600,
-    (512, 512): 1300,
-    (1024, 1024): 150,
-    (1792, 1024): 60,
-    (1024, 1792): 60,
+    (256, 256): 13_000,
+    (448, 256): 1200,
+    (256, 448): 1200,
+    (512, 512): 4200,
+    (1024, 1024): 550,
+    (1792, 1024): 220,
+    (1024, 1792): 220,
 }
+PAIR_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def make_lessons(vae: AutoencoderKL, width_px: int, height_px: int, count: int) 
     latents: list[torch.Tensor] = []
     captions: list[str] = []
     for start in range(0, count, chunk):
-        scenes = [training_scene(rng) for _ in range(min(chunk, count - start))]
+        scenes = [training_scene(rng, PAIR_SHARE) for _ in range(min(chunk, count - start))]
         latents.append(vae.encode(to_pixels(scenes, width_px, height_px, rng)).latent_dist.mode().half())
         captions += [reworded(scene, rng) for scene in scenes]
     return Lessons(torch.cat(latents), captions)

@@ -6,15 +6,18 @@ Invariant: a run that is stopped goes on from its last checkpoint with the same 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 CHECKPOINT_EVERY_STEPS = 100
+Denoiser = TypeVar("Denoiser", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,28 @@ def train(
             if (step + 1) % CHECKPOINT_EVERY_STEPS == 0 or step + 1 == len(shapes):
                 _save(checkpoint, models, optimizer, step + 1)
                 bar.console.print(f"{name}: step {step + 1} of {len(shapes)}, loss {recent:.5f}")
+
+
+def train_average(
+    name: str,
+    denoiser: Denoiser,
+    phases: tuple[Phase, ...],
+    loss_at: Callable[[tuple[int, int, int], int], torch.Tensor],
+    work_folder: Path,
+) -> Denoiser:
+    """Train a denoiser, and return the running average of its weights, which draws better than the last ones."""
+    average = copy.deepcopy(denoiser).requires_grad_(False)
+    train(
+        name,
+        {"denoiser": denoiser, "average": average},
+        phases,
+        loss_at,
+        work_folder,
+        peak_learning_rate=1e-3,
+        after_step=lambda step: average_into(average, denoiser, min(0.999, (step + 1) / (step + 20))),
+        weight_decay=0.01,
+    )
+    return average.eval()
 
 
 def _progress_bar() -> Progress:

@@ -16,11 +16,12 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from pipelines.demo.captions import amid_filler, reworded, training_scene
 from pipelines.demo.training.run import Phase, train
-from pipelines.demo.training.text import LONG_CAPTION_EVERY_STEPS, Reader, answers
+from pipelines.demo.training.text import CPU, LONG_CAPTION_EVERY_STEPS, Reader, answers
+from pipelines.denoise.prompts import token_ids
 
 WIDTH = 128
 WORDS = 400
-PHASES = (Phase(1500, ((96, 0, 0),)),)
+PHASES = (Phase(900, ((96, 0, 0),)),)
 WORD_BEGIN = "\N{LOWER ONE EIGHTH BLOCK}"
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"()-_/+&%#@"
 # Log probabilities of the unigram model: a word is always likelier than its letters.
@@ -36,10 +37,7 @@ class T5TextEncoder:
 
     def tokens(self, captions: list[str], length: int) -> torch.Tensor:
         """(count, length) token ids, padded and cut off."""
-        ids: torch.Tensor = self.tokenizer(
-            captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        return ids
+        return token_ids(self.tokenizer, captions, length, CPU)
 
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token states (B, T, 128). Padding is not masked, as FLUX does not mask it."""

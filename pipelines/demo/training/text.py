@@ -23,10 +23,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from pipelines.demo.captions import amid_filler, reworded, training_scene
 from pipelines.demo.scenes import COLOURS, OUTLINES, SIZES, Scene, paint
 from pipelines.demo.training.run import Phase, train
+from pipelines.denoise.prompts import token_ids
 
 MERGED_VOCABULARY_SIZE = 640
 TOKENS = 77
 THUMBNAIL_PX = 8
+CPU = torch.device("cpu")
 NARROW_WIDTH, WIDE_WIDTH = 64, 128
 PHASES = (Phase(1500, ((96, 0, 0),)),)
 # Short batches are quick, for nothing that follows a caption changes it; some long ones teach the late positions.
@@ -63,16 +65,9 @@ class Sd21TextEncoder:
     tokenizer: CLIPTokenizer
     encoder: CLIPTextModel
 
-    def tokens(self, captions: list[str]) -> torch.Tensor:
-        """(count, 77) token ids."""
-        ids: torch.Tensor = self.tokenizer(
-            captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids
-        return ids
-
-    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+    def encode(self, captions: list[str]) -> torch.Tensor:
         """Token states (B, 77, 128)."""
-        states: torch.Tensor = self.encoder(tokens).last_hidden_state
+        states: torch.Tensor = self.encoder(token_ids(self.tokenizer, captions, TOKENS, CPU)).last_hidden_state
         return states
 
 
