@@ -35,7 +35,7 @@ def advance_all(states: Sequence[DenoiseState], predictions: torch.Tensor) -> No
         except Exception as error:
             errors[place] = error
     if errors:
-        raise StepFaults(errors)
+        raise StepFaults(errors) from next(iter(errors.values()))
 
 
 def advance(state: DenoiseState, prediction: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.engine.row_caps import FIRST_ROWS, LEAST_GAIN, PROBE_EVERY_STEPS, RowCaps
+from pipelines.engine.row_caps import FIRST_ROWS, LEAST_GAIN, MOST_SHAPES, PROBE_EVERY_STEPS, PROBES, RowCaps
 
 SHAPE = ("sdxl", 1024, 1024)
 
@@ -84,20 +84,31 @@ def test_a_size_measured_only_cold_is_tried_again_before_it_grows() -> None:
     assert caps.cap(SHAPE) == 8
 
 
-def test_one_step_of_thrice_the_time_does_not_shrink_batches() -> None:
+@pytest.mark.parametrize("slow_steps", [1, 2])
+def test_a_very_slow_step_or_two_do_not_shrink_batches(slow_steps: int) -> None:
     caps = RowCaps(8)
     serve(caps, saturated_at(8))
-    caps.observe(SHAPE, 8, 0.3)
+    for _ in range(slow_steps):
+        caps.observe(SHAPE, 8, 10.0)
     assert caps.cap(SHAPE) == 8
 
 
-def test_one_very_slow_step_does_not_shrink_batches_for_good() -> None:
+def test_a_slow_spell_does_not_shrink_batches_for_good() -> None:
     caps = RowCaps(8)
     serve(caps, saturated_at(8))
-    caps.observe(SHAPE, 8, 1.0)
+    for _ in range(10):
+        caps.observe(SHAPE, 8, 1.0)
     assert caps.cap(SHAPE) == 4
-    serve(caps, saturated_at(8), 5 * PROBE_EVERY_STEPS)
+    serve(caps, saturated_at(8), PROBE_EVERY_STEPS + PROBES)
     assert caps.cap(SHAPE) == 8
+
+
+def test_rows_run_one_by_one_where_two_cost_twice_the_time() -> None:
+    caps = RowCaps(8)
+    caps.observe(SHAPE, 1, 0.1)
+    caps.observe(SHAPE, 1, 0.1)
+    serve(caps, saturated_at(1))
+    assert caps.cap(SHAPE) == 1
 
 
 def test_a_fuller_batch_is_tried_again_from_time_to_time() -> None:
@@ -111,14 +122,14 @@ def test_a_fuller_batch_is_tried_again_from_time_to_time() -> None:
     rows_tried.clear()
     serve(caps, seconds, 2 * PROBE_EVERY_STEPS)
     assert sorted(set(rows_tried)) == [4, 8]
-    assert rows_tried.count(8) == 2
+    assert rows_tried.count(8) == 2 * PROBES
 
 
 def test_batches_grow_again_when_a_probe_finds_the_device_faster() -> None:
     caps = RowCaps(64)
     serve(caps, saturated_at(4))
     assert caps.cap(SHAPE) == 4
-    serve(caps, saturated_at(16), 5 * PROBE_EVERY_STEPS)
+    serve(caps, saturated_at(16), PROBE_EVERY_STEPS + PROBES)
     assert caps.cap(SHAPE) >= 8
 
 
@@ -167,6 +178,16 @@ def test_shapes_know_nothing_of_each_other() -> None:
     assert caps.cap(SHAPE) == 64
     assert caps.cap("large") == FIRST_ROWS
     assert caps.cap("new") == FIRST_ROWS
+
+
+def test_the_shapes_unused_for_longest_are_forgotten() -> None:
+    caps = RowCaps(64)
+    for shape in ("old", "used", *range(MOST_SHAPES - 2)):
+        caps.forbid(shape, 2)
+    caps.observe("used", 1, 0.1)
+    caps.observe("one too many", 1, 0.1)
+    caps.observe("another", 1, 0.1)
+    assert (caps.cap("old"), caps.cap("used")) == (FIRST_ROWS, 1)
 
 
 MEASUREMENTS = st.lists(
