@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 FRAME_HEADER = struct.Struct(">I")
-# A picture of 4096 x 4096 in PNG stays below; a longer frame means that the stream is out of step.
+# A picture of 4096 x 4096 in any format stays below; a longer frame means that the stream is out of step.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 
 # `checkpoint` is the sampler that the model's own configuration names.
@@ -39,8 +39,13 @@ SAMPLERS_BY_FAMILY: dict[FamilyName, tuple[SamplerName, ...]] = {
 }
 # Latent consistency models are distilled from 50 steps, of which a run takes some: there are no more to take.
 MAX_LCM_STEPS = 50
+# Samplers of second order do two forwards a step, but for the last.
+SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
+# What encoding, decoding and writing cost beside a denoise step of one row.
+FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
 FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable"]
+OutputFormat = Literal["png", "jpeg", "webp"]
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -110,9 +115,19 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strength: float = 1.0
 
 
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a picture is written. compression: 0 to 100, OpenAI's output_compression, where 100 is the best quality and
+    the largest file; for jpeg and webp, without effect for png. facts: how the picture came about, written into the
+    file; none if empty."""
+
+    format: OutputFormat = "png"
+    compression: int = 100
+    facts: dict[str, str | int | float] = msgspec.field(default_factory=dict)
+
+
 class Submit(Message, frozen=True):
     """One image to draw with one model. caller: whose share of the device it takes. preview_steps: after which denoise
-    steps (from 1) a Preview is wanted."""
+    steps (from 1) a Preview is wanted. output: how the picture is written, and the previews too, but without facts."""
 
     job_id: str
     model: str
@@ -121,6 +136,7 @@ class Submit(Message, frozen=True):
     priority: int = 0
     wants_progress: bool = False
     preview_steps: tuple[int, ...] = ()
+    output: Output = Output()
 
 
 class Cancel(Message, frozen=True):
@@ -171,14 +187,14 @@ class Preview(Message, frozen=True):
     job_id: str
     step: int
     steps: int
-    png: bytes
+    file: bytes
 
 
 class Image(Message, frozen=True):
     """The job succeeded: the encoded picture and how long the device worked on it."""
 
     job_id: str
-    png: bytes
+    file: bytes
     device_seconds: float
 
 
@@ -221,6 +237,18 @@ def steps_after(family: FamilyName, steps: int, strength: float) -> int:
     if family == "flux":
         return steps - int(max(steps - min(steps * strength, steps), 0))
     return min(int(steps * strength), steps)
+
+
+def forwards(family: FamilyName, params: DrawParams) -> int:
+    """About how many forwards of the denoiser a picture takes; never less than 1."""
+    steps = params.steps if params.image is None else steps_after(family, params.steps, params.strength)
+    return max(1, 2 * steps - 1 if params.sampler in SECOND_ORDER else steps)
+
+
+def work_of(family: FamilyName, params: DrawParams) -> float:
+    """Pixels times rows times steps, about, for estimates of time."""
+    rows = 2 if params.guidance_scale > 1 and family != "flux" else 1
+    return params.width_px * params.height_px * (rows * forwards(family, params) + FRAME_STEPS)
 
 
 def to_frame(message: Command | Event) -> bytes:

@@ -11,29 +11,33 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from pipelines.messages import EngineOptions
 from server import __version__
 from server.api import files, health, images, models
+from server.api.bodies import EditBody, GenerationBody, VariationBody
+from server.api.description import ImagesReply, Model, ModelList, describe, operation
 from server.api.envelope import Edge, install_handlers
-from server.api.schemas import GenerationBody
 from server.api.services import Services
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.worker_process import WorkerSettings
-from server.images.store import FileStore
+from server.images.decoder import Decoder
+from server.images.fetch import FetchPolicy, trusted_authorities
+from server.images.store import FileStore, ResultStore
 
 log = logging.getLogger("safelight.app")
+SUMMARY = "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix."
 PREFIXES = ("/v1", "/api", "")
 SWEEP_SECONDS = 30.0
-BODY_DESCRIPTION: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": GenerationBody.model_json_schema()}}}
-}
+# Headers that pages of other origins may read.
+EXPOSED_HEADERS = ("x-request-id", "openai-processing-ms", "retry-after", "x-should-retry", "x-safelight-ignored")
 
 
 def build_services(settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path) -> Services:
@@ -49,7 +53,9 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, file
         settings=settings,
         catalogue=catalogue,
         dispatcher=Dispatcher(worker, settings.max_waiting_images, settings.drain_seconds),
-        files=FileStore(files_folder, settings.file_lifetime_seconds),
+        files=FileStore(files_folder, settings.file_lifetime_seconds, settings.files_quota_bytes),
+        decoder=Decoder(),
+        fetch_policy=FetchPolicy(settings.image_urls, settings.image_url_hosts),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
     )
@@ -75,28 +81,52 @@ def build_app(services: Services) -> ASGIApp:
         async with _running(services):
             yield
 
-    app = FastAPI(
-        title="Safelight", version=__version__, lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None
+    # Its pages under /docs need nothing from the internet.
+    app = FastAPIOffline(
+        title="Safelight",
+        version=__version__,
+        description=SUMMARY,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
     )
     app.state.services = services
     install_handlers(app)
     add_routes(app)
+    describe(app)
+    if services.settings.cors_origins:
+        allow_origins(app, services.settings.cors_origins)
     return Edge(app)
+
+
+def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
+    """Let the pages of these origins call the server, with the headers that the official clients send."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+    )
 
 
 @contextlib.asynccontextmanager
 async def _running(services: Services) -> AsyncIterator[None]:
+    if services.fetch_policy.mode != "off":
+        await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
+    await services.decoder.start()
     sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
     try:
         yield
     finally:
         sweeper.cancel()
         await services.dispatcher.stop()
+        await services.decoder.stop()
         await asyncio.to_thread(services.files.close)
 
 
-async def _sweep(store: FileStore) -> None:
+async def _sweep(store: ResultStore) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
@@ -110,9 +140,11 @@ def add_routes(app: FastAPI) -> None:
     for prefix in PREFIXES:
         is_listed = prefix == "/v1"
         for path, endpoint, method, extra in (
-            ("/images/generations", images.generate, "POST", BODY_DESCRIPTION),
-            ("/models", models.list_models, "GET", None),
-            ("/models/{model:path}", models.get_model, "GET", None),
+            ("/images/generations", images.generate, "POST", operation(ImagesReply, GenerationBody)),
+            ("/images/edits", images.edit, "POST", operation(ImagesReply, EditBody)),
+            ("/images/variations", images.vary, "POST", operation(ImagesReply, VariationBody)),
+            ("/models", models.list_models, "GET", operation(ModelList)),
+            ("/models/{model:path}", models.get_model, "GET", operation(Model)),
         ):
             app.add_api_route(
                 prefix + path,

@@ -1,4 +1,4 @@
-"""The console command `safelight`: serve, check, models.
+"""The console command `safelight`: serve, check, models, inspect.
 
 Knows flags and what a person at a terminal wants to read; builds nothing itself.
 """
@@ -6,6 +6,7 @@ Knows flags and what a person at a terminal wants to read; builds nothing itself
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,26 +19,32 @@ from pipelines.messages import ModelReport, ModelSpec
 from server import __version__
 from server.api.services import Services
 from server.core import log
-from server.core.catalogue import Catalogue, CatalogueProblem, load_catalogue
+from server.core.catalogue import Catalogue
+from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.settings import Settings, SettingsProblem, load_settings
+from server.images.fetch import FetchPolicy
+from server.images.inspect import MAX_FILE_BYTES, Facts, NoFacts, facts_of
 from server.listener import bind, serve
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
 MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
-USAGE_ERROR = 2
+NOT_GOOD, USAGE_ERROR = 1, 2
 
 
-def fail(*problems: str) -> NoReturn:
+def fail(*problems: str, status: int = USAGE_ERROR) -> NoReturn:
     for problem in problems:
         typer.secho(f"error: {problem}", fg="red", err=True)
-    raise typer.Exit(USAGE_ERROR)
+    raise typer.Exit(status)
 
 
 def configured(**flags: Any) -> tuple[Settings, Catalogue]:
     """Settings and catalogue, or the end of the command with every problem named."""
     try:
         settings = load_settings(flags)
+        FetchPolicy(settings.image_urls, settings.image_url_hosts)
         return settings, load_catalogue(settings.models)
+    except ValueError as problem:
+        fail(f"SAFELIGHT_IMAGE_URL_HOSTS: {problem}")
     except (SettingsProblem, CatalogueProblem) as problem:
         fail(*problem.problems)
 
@@ -136,6 +143,38 @@ def check_models(specs: tuple[ModelSpec, ...]) -> list[ModelReport]:
     command = [sys.executable, "-m", "pipelines.check"]
     finished = subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True)
     return [msgspec.json.decode(line, type=ModelReport) for line in finished.stdout.splitlines()]
+
+
+@app.command("inspect")
+def inspect_command(
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the facts that a picture holds about how it was drawn; exit 1 when it holds none."""
+    facts = read_facts(file)
+    if as_json:
+        typer.echo(json.dumps(facts, sort_keys=True))
+        return
+    for name, value in sorted(facts.items()):
+        typer.echo(visible(f"{name}: {value}"))
+
+
+def read_facts(file: Path) -> Facts:
+    """The facts, or the end of the command. Reads no more of the file than may be judged."""
+    try:
+        with file.open("rb") as stream:
+            return facts_of(stream.read(MAX_FILE_BYTES + 1))
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror}")
+    except NoFacts as problem:
+        fail(f"{file} {problem.reason}", status=NOT_GOOD)
+
+
+def visible(text: str) -> str:
+    """One line that does nothing to a terminal: a stranger may have written it."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from pipelines.demo.scenes import COLOURS, OUTLINES, POSITIONS, RELATIONS, SIZES
-from server.api.schemas import GenerationBody
+from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.app import add_routes
 from server.core.settings import PREFIX, Settings
 
@@ -37,7 +37,9 @@ def test_every_error_code_is_in_the_readme_and_the_other_way_round() -> None:
     assert described == raised
 
 
-@pytest.mark.parametrize("name", GenerationBody.model_fields)
+@pytest.mark.parametrize(
+    "name", sorted({name for body in (GenerationBody, EditBody, VariationBody) for name in body.model_fields})
+)
 def test_every_parameter_is_in_the_readme(name: str) -> None:
     assert f"`{name}`" in README
 

@@ -14,6 +14,7 @@ import torch
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.registry import LOADERS
 from pipelines.messages import ModelReport, ModelSpec
+from pipelines.weights.digest import digest_of
 from pipelines.weights.verify import CheckpointProblem, find_problem
 
 
@@ -30,6 +31,7 @@ class Models:
         self._specs = {spec.id: spec for spec in specs}
         self._device, self._dtype, self._options = device, dtype, options or FamilyOptions()
         self._loaded: dict[str, Family] = {}
+        self._digests: dict[str, str] = {}
         self._problems = {spec.id: find_problem(Path(spec.folder), spec.family) for spec in specs}
 
     def reports(self) -> tuple[ModelReport, ...]:
@@ -45,11 +47,16 @@ class Models:
             self._loaded[model] = self._load(model)
         return self._loaded[model]
 
+    def digest(self, model: str) -> str:
+        """Of the weights that the model was loaded from."""
+        return self._digests[model]
+
     def _load(self, model: str) -> Family:
         problem = self._problems.get(model, f"no model {model} is known here")
         if problem is not None:
             raise CheckpointProblem(problem)
         spec = self._specs[model]
+        self._digests[model] = digest_of(Path(spec.folder))
         try:
             return LOADERS[spec.family](Path(spec.folder), self._device, self._dtype, self._options)
         except CheckpointProblem as found:

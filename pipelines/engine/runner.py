@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
+import msgspec
 import torch
 
 from pipelines.denoise.decode import NonFiniteResults
@@ -18,11 +19,11 @@ from pipelines.denoise.state import DenoiseState
 from pipelines.denoise.stepping import StepFaults
 from pipelines.engine import fifo, scheduler
 from pipelines.engine.candidate import Candidate, Phase, Situation
+from pipelines.engine.encode import Pixels, encode
 from pipelines.engine.failures import TooLarge, is_out_of_memory, to_failed
 from pipelines.engine.faults import FaultPoints
 from pipelines.engine.job import Job
 from pipelines.engine.models import Models
-from pipelines.engine.png import Pixels, encode_png
 from pipelines.engine.row_caps import RowCaps
 from pipelines.engine.shares import Shares
 from pipelines.families.contract import Family
@@ -31,6 +32,7 @@ from pipelines.messages import (
     EngineOptions,
     Event,
     Image,
+    Output,
     Policy,
     Preview,
     Progress,
@@ -51,7 +53,7 @@ SWITCH_WORK = 2.0 * 1024 * 1024
 class Runner:
     """Does one work item at a time: the caller decides when, and hands in commands between two items.
 
-    emit: takes events, from this thread and from the encoding pool. encoders: where PNG files are made, off this
+    emit: takes events, from this thread and from the encoding pool. encoders: where picture files are made, off this
     thread. clock: seconds.
     """
 
@@ -228,14 +230,23 @@ class Runner:
     def _finish(self, job: Job, pixels: Pixels) -> None:
         """Encode and settle; runs in the encoding pool."""
         try:
-            self._emit(Image(job.id, encode_png(pixels), job.device_seconds))
+            self._emit(Image(job.id, encode(pixels, self._output(job)), job.device_seconds))
         except Exception as error:
             self._emit(to_failed(job.id, error))
+
+    def _output(self, job: Job) -> Output:
+        """How the picture is written; where its file tells how it was drawn, also with which weights."""
+        output = job.request.output
+        if not output.facts:
+            return output
+        facts = output.facts | {"weights_digest": self._models.digest(job.request.model)}
+        return msgspec.structs.replace(output, facts=facts)
 
     def _finish_preview(self, job: Job, step: int, steps: int, pixels: Pixels) -> None:
         """Encode and show, unless the job has been settled meanwhile; runs in the encoding pool."""
         if job.id in self._jobs:
-            self._emit(Preview(job.id, step, steps, encode_png(pixels)))
+            output = msgspec.structs.replace(job.request.output, facts={})
+            self._emit(Preview(job.id, step, steps, encode(pixels, output)))
 
     def _blame(self, batch: list[Job], error: Exception) -> None:
         """Settle those who are guilty, and let the others go on."""

@@ -1,123 +1,108 @@
-"""POST images/generations: from the body to the finished pictures.
+"""POST images/generations, images/edits and images/variations: from the body to the finished pictures.
 
-Knows the wire and the order of the hops; decides nothing that a policy should.
+Knows the order of the hops; decides nothing that a policy should.
 Invariant: either every picture that was asked for is in the reply, or the reply is an error.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import secrets
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
-from pipelines.messages import DrawParams, Submit
-from server.api.receive import receive_json_object
-from server.api.schemas import Parsed, parse_generation
+from server.api.departure import unless_gone
+from server.api.drawing import Drawing
+from server.api.forms import values_of
+from server.api.multipart import receive_form
+from server.api.parse import Parsed, parse
+from server.api.pictures import with_pictures
+from server.api.receive import media_type_of, receive_json_object
+from server.api.replies import Times, reply_of
 from server.api.services import Services, services_of
+from server.api.stream import EventStream, events_of
 from server.core import errors
-from server.core.request import ImageRequest, Picture
+from server.core.request import ImageRequest, Operation
 
-T = TypeVar("T")
 # Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
 CLIENT_CLOSED_REQUEST = 499
+PROGRESS_HEADER = "x-safelight-progress"
 
 
-async def generate(request: Request) -> JSONResponse:
-    """Draw pictures from a prompt."""
+async def generate(request: Request) -> Response:
+    """Draw pictures from a prompt, or from a prompt and a picture."""
+    return await _answer(request, "generation", await _json(request))
+
+
+async def edit(request: Request) -> Response:
+    """Change a picture, all of it or where the mask allows."""
+    return await _answer(request, "edit", await _form_or_json(request))
+
+
+async def vary(request: Request) -> Response:
+    """Draw pictures like another one."""
+    return await _answer(request, "variation", await _form_or_json(request))
+
+
+async def _json(request: Request) -> Mapping[str, Any]:
+    settings = services_of(request).settings
+    return await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds)
+
+
+async def _form_or_json(request: Request) -> Mapping[str, Any]:
+    if media_type_of(request) != "multipart/form-data":
+        return await _json(request)
+    settings = services_of(request).settings
+    return values_of(await receive_form(request, settings.max_body_bytes, settings.receive_timeout_seconds))
+
+
+async def _answer(request: Request, operation: Operation, values: Mapping[str, Any]) -> Response:
+    began, started_seconds = int(time.time()), time.perf_counter()
     services = services_of(request)
-    settings = services.settings
-    began = int(time.time())
-    body = await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds)
-    parsed = await _parse(body, services)
+    parsed = parse(operation, values, services.catalogue, services.settings.default_response_format)
     services.dispatcher.check_room(parsed.request.count)
-    pictures = await _unless_gone(request, draw_all(parsed.request, services))
+    _check_storage(parsed.request, services)
+    ready = await unless_gone(request, with_pictures(parsed, services))
+    if ready is None:
+        return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+    drawing = _drawing(ready, parsed, services, wants_progress=request.headers.get(PROGRESS_HEADER) == "true")
+    headers = {"x-safelight-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
+    if parsed.is_stream:
+        return EventStream(events_of(drawing, began, started_seconds), headers)
+    _check_duration(drawing, services)
+    pictures = await unless_gone(request, drawing.draw_all())
     if pictures is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
-    data = [await _as_item(picture, parsed.request, services) for picture in pictures]
-    headers = {"x-safelight-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
-    return JSONResponse({"created": began, "data": data}, headers=headers)
+    times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
+    return JSONResponse(await reply_of(ready, pictures, times, services), headers=headers)
 
 
-async def _parse(body: dict[str, Any], services: Services) -> Parsed:
-    """Here, or in a thread where there is a picture to decode; and that only while the server takes more work."""
-    if body.get("image") is None:
-        return parse_generation(body, services.catalogue)
-    services.dispatcher.check_room(1)
-    async with services.decoding:
-        return await asyncio.to_thread(parse_generation, body, services.catalogue)
-
-
-async def draw_all(request: ImageRequest, services: Services) -> list[Picture]:
-    """One job per picture. The first failure cancels the others and is raised."""
-    request_id = secrets.token_hex(8)
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_draw_one(_job(request, request_id, index), services))
-                for index in range(request.count)
-            ]
-    except ExceptionGroup as failures:
-        raise _first(failures) from None
-    return [task.result() for task in tasks]
-
-
-async def _draw_one(job: Submit, services: Services) -> Picture:
-    image = await services.dispatcher.draw(job)
-    return Picture(image.png, job.params.seed, image.device_seconds)
-
-
-def _first(failures: ExceptionGroup[Exception]) -> Exception:
-    """The failure that the caller is told: a defect before the errors that we know, or it would stay unseen."""
-    _, defects = failures.split(errors.SafelightError)
-    return (defects or failures).exceptions[0]
-
-
-def _job(request: ImageRequest, request_id: str, index: int) -> Submit:
-    params = DrawParams(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width_px=request.size.width_px,
-        height_px=request.size.height_px,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        sampler=request.sampler,
-        seed=request.seed_of(index),
-        image=request.image,
-        mask=request.mask,
-        strength=request.strength,
+def _drawing(ready: ImageRequest, parsed: Parsed, services: Services, *, wants_progress: bool) -> Drawing:
+    return Drawing(
+        request=ready,
+        family=services.catalogue.models[ready.model].family,
+        dispatcher=services.dispatcher,
+        has_facts=services.settings.embed_facts,
+        wants_progress=parsed.is_stream and wants_progress,
     )
-    return Submit(f"{request_id}-{index}", request.model, params)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The work's result, or None when the client went away first; then the work is cancelled."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+def _check_storage(request: ImageRequest, services: Services) -> None:
+    if request.response_format == "url" and not services.files.has_room():
+        raise errors.storage_full()
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _as_item(picture: Picture, request: ImageRequest, services: Services) -> dict[str, Any]:
-    if request.response_format == "b64_json":
-        return {"b64_json": base64.b64encode(picture.png).decode("ascii"), "seed": picture.seed}
-    try:
-        name = await asyncio.to_thread(services.files.save, picture.png)
-    except OSError:
-        raise errors.storage_failed() from None
-    return {"url": f"{services.base_url}/files/{name}", "seed": picture.seed}
+def _check_duration(drawing: Drawing, services: Services) -> None:
+    """Refuse at once what would end after the client has given up."""
+    limit_seconds = services.settings.plain_answer_seconds
+    jobs = drawing.jobs()
+    own_seconds = services.dispatcher.own_seconds(jobs)
+    if own_seconds is None:
+        return
+    if own_seconds > limit_seconds:
+        raise errors.too_slow_for_a_plain_answer(own_seconds, limit_seconds)
+    seconds = own_seconds + services.dispatcher.seconds_ahead(jobs)
+    if seconds > limit_seconds:
+        raise errors.queue_too_long(seconds, limit_seconds)

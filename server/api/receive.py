@@ -1,4 +1,4 @@
-"""Receives a JSON body: bounded in bytes, time and depth, UTF-8 only, no key twice.
+"""Receives a body, bounded in bytes and time; and a JSON body: bounded in depth, UTF-8 only, no key twice.
 
 Knows bytes and JSON; knows no parameters.
 Invariant: nothing larger than the cap is ever held, and what comes out holds only what its sender wrote once.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -28,18 +29,29 @@ MAX_LENGTH_DIGITS = 19
 
 async def receive_json_object(request: Request, max_bytes: int, timeout_seconds: float) -> dict[str, Any]:
     """The body as an object. Raises SafelightError: 400, 408, 413 or 415."""
-    _check_content_type(request)
+    check_media_type(request, "application/json")
+    check_encoding(request)
     body = await _receive(request, max_bytes, timeout_seconds)
     if len(body) <= PARSE_INLINE_BYTES:
         return parse_object(body)
     return await asyncio.to_thread(parse_object, body)
 
 
-def _check_content_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+def media_type_of(request: Request) -> str:
+    """What the body says it is, without parameters; empty when it says nothing."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_media_type(request: Request, expected: str) -> None:
+    """Refuses another one with 415."""
+    media_type = media_type_of(request)
+    if media_type != expected:
         given = f"not {errors.quoted(media_type)}" if media_type else "but the header is missing"
-        raise errors.unsupported_media_type(f"The Content-Type must be application/json, {given}.")
+        raise errors.unsupported_media_type(f"The Content-Type must be {expected}, {given}.")
+
+
+def check_encoding(request: Request) -> None:
+    """Refuses a compressed body with 415."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise errors.unsupported_media_type(
@@ -48,21 +60,40 @@ def _check_content_type(request: Request) -> None:
 
 
 async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
-    declared = request.headers.get("content-length", "0").lstrip("0") or "0"
-    if declared.isdecimal() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > max_bytes):
-        raise errors.body_too_large(max_bytes)
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise errors.body_too_large(max_bytes)
-    except TimeoutError:
-        raise errors.receive_timeout(timeout_seconds) from None
+        async for chunk in bounded_chunks(request, max_bytes, timeout_seconds):
+            body += chunk
     except ClientDisconnect:
         raise errors.invalid_json("it ended early") from None
     return bytes(body)
+
+
+async def bounded_chunks(request: Request, max_bytes: int, timeout_seconds: float) -> AsyncIterator[bytes]:
+    """The body as it arrives. Raises SafelightError, 408 or 413, and ClientDisconnect when its sender leaves."""
+    _check_declared_length(request, max_bytes)
+    chunks = request.stream()
+    # One deadline for the whole, armed only while waiting: a reader that stops early leaves no timer behind.
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    received_bytes = 0
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise errors.receive_timeout(timeout_seconds) from None
+        if chunk is None:
+            return
+        received_bytes += len(chunk)
+        if received_bytes > max_bytes:
+            raise errors.body_too_large(max_bytes)
+        yield chunk
+
+
+def _check_declared_length(request: Request, max_bytes: int) -> None:
+    declared = request.headers.get("content-length", "0").lstrip("0") or "0"
+    if declared.isdecimal() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > max_bytes):
+        raise errors.body_too_large(max_bytes)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

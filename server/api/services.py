@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
-from server.images.store import FileStore
-
-# A picture at the limit of pixels takes about a gigabyte while it is decoded.
-DECODINGS_AT_ONCE = 2
+from server.images.decoder import Decoder
+from server.images.fetch import FetchPolicy
+from server.images.store import ResultStore
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. `base_url` is what result URLs start with, without a slash at the end. `decoding` is held by
-    those who decode a caller's picture."""
+    """One server's parts. `base_url` is what result URLs start with, without a slash at the end."""
 
     settings: Settings
     catalogue: Catalogue
     dispatcher: Dispatcher
-    files: FileStore
+    files: ResultStore
+    decoder: Decoder
+    fetch_policy: FetchPolicy
     base_url: str
     started_unix_seconds: int
-    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODINGS_AT_ONCE))
 
 
 def services_of(request: Request) -> Services:

@@ -1,7 +1,7 @@
 """The catalogue: which models exist, what each allows, and which of other people's names mean them.
 
-Knows models.yaml; knows no weights and no requests.
-Invariant: a catalogue that loads is consistent; every mistake is reported with its line, its key and a suggestion.
+Knows models.yaml's content; knows no weights, no requests and no YAML.
+Invariant: a catalogue that exists is consistent.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, FamilyName, ModelSpec, SamplerName
 from server.core.errors import did_you_mean
@@ -23,19 +22,9 @@ SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 NAMED_SIZES = ("256x256", "512x512", "1024x1024", "1024x1792", "1792x1024", "1024x1536", "1536x1024")
 # An image and its mask are four bytes a pixel, and have to fit into one frame to the worker.
 MAX_PIXELS = 50_000_000
+QualityName = Literal["low", "standard", "hd"]
+StyleName = Literal["natural", "vivid"]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
-
-
-# What the YAML loader raises: impossible dates and numbers, and deep nesting, have errors of their own.
-UNREADABLE_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
-
-
-class CatalogueProblem(Exception):
-    """models.yaml cannot be used; `problems` are complete sentences, each with its line."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class _Strict(BaseModel):
@@ -91,15 +80,24 @@ class Limits(_Strict):
         )
 
 
+Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Defaults(_Strict):
-    """What a request gets that does not say. guidance_scale of 1 or less draws without guidance; strength is for
-    requests that start from an image."""
+    """What a request gets that does not say. guidance_scale of 1 or less draws without guidance. strength is for
+    requests that start from an image, faithful_strength for those that ask for high fidelity to it, masked_strength
+    for those with a mask (all of what may change is drawn anew), variation_strength for those that only ask for
+    another one like it."""
 
     size: str = "1024x1024"
     steps: int = Field(default=30, ge=1)
-    guidance_scale: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    guidance_scale: Guidance = 5.0
     sampler: SamplerName = "checkpoint"
-    strength: float = Field(default=0.8, gt=0, le=1, allow_inf_nan=False)
+    strength: Strength = 0.8
+    faithful_strength: Strength = 0.5
+    masked_strength: Strength = 1.0
+    variation_strength: Strength = 0.6
 
     @field_validator("size")
     @classmethod
@@ -108,15 +106,60 @@ class Defaults(_Strict):
         return value
 
 
+class QualityPreset(_Strict):
+    """What takes the place of the defaults when a request asks for this quality."""
+
+    steps: int | None = Field(default=None, ge=1)
+    guidance_scale: Guidance | None = None
+    sampler: SamplerName | None = None
+
+
+class StylePreset(_Strict):
+    """What a style does to a request: {prompt} stands for the prompt that was sent."""
+
+    prompt: str = "{prompt}"
+    negative_prompt: str | None = None
+    guidance_scale: Guidance | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _holds_the_prompt_once(cls, value: str) -> str:
+        if value.count("{prompt}") != 1:
+            raise ValueError("must hold {prompt} exactly once")
+        return value
+
+
+class Presets(_Strict):
+    """What `quality` and `style` mean for a model; what is absent has no effect there."""
+
+    quality: dict[QualityName, QualityPreset] = {}
+    style: dict[StyleName, StylePreset] = {}
+
+
 class ModelEntry(_Strict):
-    """One model. `source` is a diffusers folder, relative to models.yaml; `aliases` may hold * patterns."""
+    """One model. `source` is a diffusers folder, relative to models.yaml; `aliases` may hold * patterns. price_usd: of
+    one picture, as it is told in `usage.cost`."""
 
     family: FamilyName
     source: str = Field(min_length=1, pattern=r"^[^\x00]+$")
     description: str = ""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+    presets: Presets = Presets()
+    price_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     aliases: tuple[str, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _presets_within_limits(self) -> ModelEntry:
+        for name, preset in self.presets.quality.items():
+            if (preset.steps or 1) > self.limits.max_steps:
+                raise ValueError(f"the quality '{name}' takes more steps than max_steps {self.limits.max_steps}")
+            if preset.sampler is not None:
+                _check_sampler(preset.sampler, preset.steps or self.defaults.steps, self.family)
+        for preset_of in (self.presets.quality, self.presets.style):
+            if any((one.guidance_scale or 0) > self.limits.max_guidance_scale for one in preset_of.values()):
+                raise ValueError("the guidance_scale of a preset is above max_guidance_scale")
+        return self
 
     @model_validator(mode="after")
     def _defaults_within_limits(self) -> ModelEntry:
@@ -130,20 +173,21 @@ class ModelEntry(_Strict):
 
     @model_validator(mode="after")
     def _sampler_fits(self) -> ModelEntry:
-        sampler, allowed = self.defaults.sampler, SAMPLERS_BY_FAMILY[self.family]
-        if sampler not in allowed:
-            names = ", ".join(f"'{name}'" for name in allowed)
-            raise ValueError(
-                f"the default sampler '{sampler}' cannot draw the family {self.family}; these can: {names}"
-            )
-        if sampler == "lcm" and self.defaults.steps > MAX_LCM_STEPS:
-            raise ValueError(
-                f"the default sampler 'lcm' takes at most {MAX_LCM_STEPS} steps, not {self.defaults.steps}"
-            )
+        _check_sampler(self.defaults.sampler, self.defaults.steps, self.family)
         return self
 
 
-class _File(_Strict):
+def _check_sampler(sampler: SamplerName, steps: int, family: FamilyName) -> None:
+    """Raises ValueError when the family has no such sampler, or it cannot take so many steps."""
+    allowed = SAMPLERS_BY_FAMILY[family]
+    if sampler not in allowed:
+        names = ", ".join(f"'{name}'" for name in allowed)
+        raise ValueError(f"the sampler '{sampler}' cannot draw the family {family}; these can: {names}")
+    if sampler == "lcm" and steps > MAX_LCM_STEPS:
+        raise ValueError(f"the sampler 'lcm' takes at most {MAX_LCM_STEPS} steps, not {steps}")
+
+
+class CatalogueFile(_Strict):
     # Before default_model, whose check needs it.
     models: dict[ModelId, ModelEntry] = Field(min_length=1)
     default_model: ModelId
@@ -161,7 +205,7 @@ class _File(_Strict):
 class Catalogue:
     """A loaded models.yaml. Immutable."""
 
-    def __init__(self, file: _File, folder: Path) -> None:
+    def __init__(self, file: CatalogueFile, folder: Path) -> None:
         self._file, self._folder = file, folder
 
     @property
@@ -210,91 +254,3 @@ def parse_size(text: str) -> Size:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) for pattern in patterns)
-
-
-def load_catalogue(path: Path) -> Catalogue:
-    """Read and check models.yaml. Raises CatalogueProblem with every mistake found."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CatalogueProblem([f"{path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise CatalogueProblem([f"{path}: is not UTF-8 text"]) from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except UNREADABLE_YAML as error:
-        raise CatalogueProblem([_yaml_problem(path, error)]) from error
-    doubled = _doubled_keys(path, root, set())
-    if doubled:
-        raise CatalogueProblem(doubled)
-    if not isinstance(value, dict):
-        raise CatalogueProblem([f"{path}:1: the file: must hold the keys default_model and models"])
-    try:
-        return Catalogue(_File.model_validate(value), path.resolve().parent)
-    except ValidationError as error:
-        raise CatalogueProblem([_sentence(path, root, entry) for entry in error.errors()]) from error
-
-
-def _yaml_problem(path: Path, error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f":{mark.line + 1}" if mark else ""
-    return f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}"
-
-
-def _doubled_keys(path: Path, node: yaml.Node | None, visited: set[int]) -> list[str]:
-    """YAML forbids equal keys; the parser takes the last one in silence. visited: nodes that aliases lead back to."""
-    if node is None or id(node) in visited:
-        return []
-    visited.add(id(node))
-    problems: list[str] = []
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for position, (key, child) in enumerate(node.value):
-            if isinstance(key, yaml.ScalarNode) and key.value in keys[:position]:
-                problems.append(f"{path}:{key.start_mark.line + 1}: {key.value}: stands here for the second time")
-            problems += _doubled_keys(path, child, visited)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            problems += _doubled_keys(path, child, visited)
-    return problems
-
-
-def _sentence(path: Path, root: yaml.Node | None, error: Any) -> str:
-    """One validation error as "file:line: key: what is wrong, and what was probably meant"."""
-    location = [part for part in error["loc"] if part != "[key]"]
-    line = _line_of(root, location)
-    key = ".".join(str(part) for part in location) or "the file"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = f"unknown key.{did_you_mean(str(location[-1]), _known_keys(location))}"
-    elif error["type"] == "literal_error":
-        allowed = re.findall(r"'([^']+)'", message)
-        message = f"{message}.{did_you_mean(str(error['input']), allowed)}"
-    return f"{path}:{line}: {key}: {message}"
-
-
-def _known_keys(location: list[str | int]) -> list[str]:
-    """The keys allowed beside the last part of a location."""
-    at_depth: dict[int, type[BaseModel]] = {1: _File, 3: ModelEntry}
-    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits}
-    return list((at_depth.get(len(location)) or inner[str(location[-2])]).model_fields)
-
-
-def _line_of(node: yaml.Node | None, location: list[str | int]) -> int:
-    """The line, from 1, of the deepest part of a location that is in the file."""
-    line = node.start_mark.line if node is not None else 0
-    for part in location:
-        child = _child(node, part)
-        if child is None:
-            break
-        line, node = child[0].start_mark.line, child[1]
-    return line + 1
-
-
-def _child(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        return next(((key, value) for key, value in node.value if key.value == str(part)), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part], node.value[part]
-    return None

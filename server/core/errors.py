@@ -53,7 +53,7 @@ class SafelightError(Exception):
 SHOWN_CHARACTERS = 64
 
 
-def _is_showable(name: str) -> bool:
+def is_showable(name: str) -> bool:
     return name.isprintable() and len(name) <= SHOWN_CHARACTERS
 
 
@@ -80,11 +80,15 @@ def missing_parameter(param: str) -> SafelightError:
 
 def unknown_parameter(name: str, known: Iterable[str]) -> SafelightError:
     message = f"Unknown parameter: {quoted(name)}.{did_you_mean(name, known)}"
-    return SafelightError(400, INVALID_REQUEST, "unknown_parameter", message, name if _is_showable(name) else None)
+    return SafelightError(400, INVALID_REQUEST, "unknown_parameter", message, name if is_showable(name) else None)
 
 
 def invalid_json(reason: str) -> SafelightError:
     return SafelightError(400, INVALID_REQUEST, "invalid_json", f"The request body is not valid JSON: {reason}.")
+
+
+def invalid_form(reason: str) -> SafelightError:
+    return SafelightError(400, INVALID_REQUEST, "invalid_form", f"The request body is not a valid form: {reason}.")
 
 
 def invalid_http() -> SafelightError:
@@ -162,6 +166,27 @@ def generation_failed(message: str) -> SafelightError:
 
 def insufficient_memory(message: str) -> SafelightError:
     return SafelightError(500, SERVER_ERROR, "insufficient_memory", message, should_retry=False)
+
+
+def too_slow_for_a_plain_answer(seconds: float, limit_seconds: float) -> SafelightError:
+    message = (
+        f"These pictures would take about {seconds:.0f} seconds, and a plain answer may take {limit_seconds:.0f}: many "
+        "clients give up without a sign. Send 'stream': true, which has no such limit, or ask for less work."
+    )
+    return SafelightError(400, INVALID_REQUEST, "request_too_long", message, "stream")
+
+
+def queue_too_long(seconds: float, limit_seconds: float) -> SafelightError:
+    message = (
+        f"The server is busy: these pictures would be there in about {seconds:.0f} seconds, and a plain answer may "
+        f"take {limit_seconds:.0f}. Send 'stream': true, which has no such limit, or try again later."
+    )
+    return SafelightError(503, UNAVAILABLE, "server_is_overloaded", message, retry_after_seconds=30)
+
+
+def storage_full() -> SafelightError:
+    message = "The server's disk quota for result files is used up. Ask for 'b64_json', or try again later."
+    return SafelightError(503, UNAVAILABLE, "storage_full", message, retry_after_seconds=60)
 
 
 def storage_failed() -> SafelightError:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.messages import SamplerName
+from pipelines.messages import OutputFormat, SamplerName
 
 ResponseFormat = Literal["url", "b64_json"]
+Operation = Literal["generation", "edit", "variation"]
+# The words for quality that strict clients accept in an answer.
+EchoedQuality = Literal["low", "medium", "high", "xhigh", "max"]
 SEED_LIMIT = 2**64
 
 
@@ -29,12 +32,16 @@ class Size:
 class ImageRequest:
     """A request for `count` pictures, complete: every default is filled in and every value is in range.
 
-    image: the picture to start from, RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change.
-    strength: in (0, 1], how far the image may be left; without an image it means nothing.
+    prompt: what is drawn; sent_prompt: what was sent, before a style. quality: as it may be told in the answer.
+    price_usd: of one picture. partial_images: how often an unfinished picture is shown. image: the picture to start
+    from, RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
+    far the image may be left; without an image it means nothing.
     """
 
+    operation: Operation
     model: str
     prompt: str
+    sent_prompt: str
     negative_prompt: str | None
     count: int
     size: Size
@@ -43,6 +50,11 @@ class ImageRequest:
     sampler: SamplerName
     seed: int
     response_format: ResponseFormat
+    output_format: OutputFormat = "png"
+    output_compression: int = 100
+    quality: EchoedQuality | None = None
+    price_usd: float = 0.0
+    partial_images: int = 0
     image: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
     strength: float = 1.0
@@ -54,8 +66,8 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished picture: the PNG file, its seed, and the seconds that the device worked on it."""
+    """A finished picture: the encoded file, its seed, and the seconds that the device worked on it."""
 
-    png: bytes
+    file: bytes
     seed: int
     device_seconds: float

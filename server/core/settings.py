@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.messages import Policy
 from server.core.errors import did_you_mean
+from server.core.request import ResponseFormat
 
 PREFIX = "SAFELIGHT_"
 # Read by the scripts and, in tests, by the worker; not by the server.
@@ -49,6 +50,9 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
         description="What result URLs start with; http://HOST:PORT if unset.",
     )
+    files_quota_bytes: int = Field(
+        default=2 * 1024**3, ge=1024**2, description="What all result files together may take."
+    )
     file_lifetime_seconds: int = Field(default=3600, ge=1, description="How long a result URL works.")
     device: str = Field(
         default="auto",
@@ -77,6 +81,24 @@ class Settings(BaseSettings):
     )
     prompt_cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=0, description="How much the encoded prompts of one model may take."
+    )
+    default_response_format: ResponseFormat = Field(
+        default="url", description="What names of our own models answer with where a request does not say."
+    )
+    embed_facts: bool = Field(
+        default=True, description="Write into every picture how it was drawn, so that it can be drawn again."
+    )
+    plain_answer_seconds: float = Field(
+        default=280.0, gt=0, description="A plain request that would take longer is refused; streams have no limit."
+    )
+    image_urls: Literal["off", "listed", "open"] = Field(
+        default="off", description="Whether pictures are fetched by URL: off, listed (IMAGE_URL_HOSTS only) or open."
+    )
+    image_url_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts that pictures are fetched from, as a JSON list; *.example.org for all below it."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description='Web origins whose pages may call this server, as a JSON list; ["*"] for all.'
     )
     max_body_bytes: int = Field(default=50 * 1024 * 1024, ge=1024, description="The largest request body.")
     receive_timeout_seconds: float = Field(

@@ -8,7 +8,9 @@ its worker died is drawn once more, with the same seed; when that worker dies to
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.messages import (
@@ -18,11 +20,16 @@ from pipelines.messages import (
     Failed,
     Image,
     ModelReport,
+    Preview,
+    Progress,
+    Queued,
     Ready,
     Started,
     Submit,
+    work_of,
 )
 from server.core import errors
+from server.dispatch.pace import Pace
 from server.dispatch.worker_process import WorkerProcess, WorkerSettings
 
 log = logging.getLogger("safelight.dispatch")
@@ -34,10 +41,13 @@ HOPELESS_STARTS = 3
 
 @dataclass(slots=True)
 class _Pending:
-    """A job whose caller waits. `beginnings` counts the workers that have begun with it."""
+    """A job whose caller waits, with about how much work it is. `listen` hears of its way. `beginnings` counts the
+    workers that have begun with it."""
 
     submit: Submit
     future: asyncio.Future[Image]
+    work: float
+    listen: Callable[[Event], None]
     beginnings: int = 0
 
 
@@ -52,12 +62,18 @@ class WorkerState:
     models: dict[str, ModelReport] = field(default_factory=dict)
 
 
+def _not_listening(_: Event) -> None:
+    pass
+
+
 class Dispatcher:
     """Call `start` once, `draw` for every picture, `stop` once. All in one event loop."""
 
     def __init__(self, settings: WorkerSettings, max_waiting: int, drain_seconds: float) -> None:
         self._settings, self._max_waiting, self._drain_seconds = settings, max_waiting, drain_seconds
+        self._families = {spec.id: spec.family for spec in settings.models}
         self._pending: dict[str, _Pending] = {}
+        self._pace = Pace()
         self._worker: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.is_draining = False
@@ -94,11 +110,38 @@ class Dispatcher:
         if len(self._pending) + count > self._max_waiting:
             raise errors.overloaded(len(self._pending))
 
-    async def draw(self, submit: Submit) -> Image:
-        """Have one picture drawn. Cancelling the awaiting task cancels the job. Raises SafelightError."""
+    def own_seconds(self, jobs: Sequence[Submit]) -> float | None:
+        """So long would these jobs take alone; None if nobody knows, as their model has drawn nothing yet."""
+        own = [self._pace.seconds_for(job.model, self._work_of(job)) for job in jobs]
+        return None if None in own else sum(filter(None, own))
+
+    def seconds_ahead(self, jobs: Sequence[Submit]) -> float:
+        """So long will at least those take that the scheduler puts before these jobs, as far as anybody knows."""
+        is_fifo = self._settings.options.policy == "fifo"
+        least = min(map(self._work_of, jobs))
+        return sum(
+            self._pace.seconds_for(pending.submit.model, pending.work) or 0.0
+            for pending in self._pending.values()
+            if is_fifo or pending.work <= least
+        )
+
+    def place_of(self, job_id: str) -> int:
+        """How many jobs that were accepted earlier have not begun either; 0 for one that has begun."""
+        own = self._pending.get(job_id)
+        if own is None or own.beginnings:
+            return 0
+        earlier = itertools.takewhile(lambda pending: pending is not own, self._pending.values())
+        return sum(pending.beginnings == 0 for pending in earlier)
+
+    def _work_of(self, submit: Submit) -> float:
+        return work_of(self._families[submit.model], submit.params)
+
+    async def draw(self, submit: Submit, listen: Callable[[Event], None] | None = None) -> Image:
+        """Have one picture drawn; `listen` hears of its progress. Cancelling the awaiting task cancels the job. Raises
+        SafelightError."""
         self.check_room(1)
         future: asyncio.Future[Image] = asyncio.get_running_loop().create_future()
-        self._pending[submit.job_id] = _Pending(submit, future)
+        self._pending[submit.job_id] = _Pending(submit, future, self._work_of(submit), listen or _not_listening)
         self._send(submit)
         try:
             return await future
@@ -155,7 +198,11 @@ class Dispatcher:
             case Started(job_id=job_id):
                 if job_id in self._pending:
                     self._pending[job_id].beginnings += 1
+            case Queued(job_id=job_id) | Progress(job_id=job_id) | Preview(job_id=job_id):
+                if job_id in self._pending:
+                    self._pending[job_id].listen(event)
             case Image(job_id=job_id):
+                self._learn(event)
                 self._settle(job_id, event)
             case Failed(job_id=job_id):
                 log.warning("job failed", extra={"job": job_id, "code": event.code, "detail": event.detail})
@@ -163,7 +210,12 @@ class Dispatcher:
             case Cancelled(job_id=job_id):
                 log.debug("job cancelled", extra={"job": job_id})
             case _:
-                pass  # signs of life, and what nobody streams yet: Heartbeat, Queued, Progress, Preview
+                pass  # a sign of life
+
+    def _learn(self, image: Image) -> None:
+        pending = self._pending.get(image.job_id)
+        if pending is not None:
+            self._pace.observe(pending.submit.model, pending.work, image.device_seconds)
 
     def _on_ready(self, event: Ready) -> None:
         self.state.is_ready, self.state.device = True, event.device

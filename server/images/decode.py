@@ -56,6 +56,8 @@ def decode_image(content: bytes) -> Image.Image:
     try:
         image.load()
         return _upright(image)
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises whatever its decoders stumble over
         raise UnusablePicture("is damaged or incomplete") from None
 
@@ -98,6 +100,8 @@ def _judge(content: bytes) -> None:
         raise UnusablePicture(f"is a JPEG of more than {MAX_JPEG_SCANS} scans")
     try:
         image.verify()  # the checksums of a PNG; Pillow's decoder overlooks a missing end
+    except MemoryError:
+        raise
     except Exception:
         raise UnusablePicture("is damaged or incomplete") from None
 
@@ -108,6 +112,8 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large() from None
+    except MemoryError:
+        raise
     except Exception:
         raise UnusablePicture("is no PNG, JPEG or WebP picture that can be read") from None
 

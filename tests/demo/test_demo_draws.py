@@ -8,7 +8,7 @@ from PIL import Image
 from pipelines.demo.captions import held_out_scenes
 from pipelines.demo.scenes import Scene
 from pipelines.families.contract import Family
-from server.core.catalogue import load_catalogue
+from server.core.catalogue_file import load_catalogue
 from server.core.settings import DEFAULT_CATALOGUE
 from tests.demo.measure import DEFAULT_GUIDANCE, DEFAULT_STEPS, judged, load_demo
 from tests.demo.oracle import read

@@ -59,8 +59,13 @@ PARAMETERS = [
     *[("negative_prompt", value) for value in ("1", r'"\udc00"')],
     *[("response_format", value) for value in ('"b64"', '"URL"', "1")],
     *[("user", value) for value in ("1", "[]")],
-    ("stream", "true"),
-    ("output_format", '"webp"'),
+    ("stream", '"true"'),
+    ("output_format", '"gif"'),
+    ("background", '"transparent"'),
+    ("provider", '"bedrock"'),
+    ("partial_images", "4"),
+    ("image", '["a", "b"]'),
+    ("image", '"http://127.0.0.1/x.png"'),
     ("model", "5"),
 ]
 

@@ -21,15 +21,15 @@ import msgspec
 import numpy as np
 import torch
 
+from pipelines.engine.encode import encode as encode_picture
 from pipelines.engine.models import Models
-from pipelines.engine.png import encode_png
 from pipelines.engine.runner import Runner
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.flux import Flux
 from pipelines.families.registry import LOADERS
 from pipelines.families.sd21 import sd21_model
 from pipelines.families.sdxl import sdxl_model
-from pipelines.messages import DrawParams, FamilyName, Submit
+from pipelines.messages import DrawParams, FamilyName, Output, Submit
 from pipelines.worker import choose_device, choose_dtype
 from tests.gpu import stock_full_size
 from tests.gpu.published import build_flux, build_sd21, build_sdxl
@@ -149,7 +149,7 @@ def measure_whole(family: Family, name: FamilyName, side_px: int, context: Conte
     marks.append(synchronised(context.device))
     pixels = family.decode([state])[0].cpu().numpy()
     marks.append(synchronised(context.device))
-    encode_png(np.ascontiguousarray(pixels))
+    encode_picture(np.ascontiguousarray(pixels), Output())
     marks.append(synchronised(context.device))
     prepare, denoise, decode, encode = (after - before for before, after in itertools.pairwise(marks))
     return Whole(

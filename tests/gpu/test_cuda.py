@@ -66,7 +66,7 @@ def test_a_batch_beyond_the_memory_is_split_and_drawn(tiny: Mapping[str, Checkpo
         ends = engine.draw(jobs)
     finally:
         del hog
-    assert len([end for job, (end,) in ends.items() if job != "warm" and hasattr(end, "png")]) == len(jobs)
+    assert len([end for job, (end,) in ends.items() if job != "warm" and hasattr(end, "file")]) == len(jobs)
 
 
 def _leave_bytes_free(device: torch.device, free_bytes: int) -> torch.Tensor:

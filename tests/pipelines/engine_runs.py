@@ -72,7 +72,7 @@ class Engine:
         return ends
 
     def pictures(self) -> dict[str, bytes]:
-        return {event.job_id: event.png for event in self.events if isinstance(event, Image)}
+        return {event.job_id: event.file for event in self.events if isinstance(event, Image)}
 
 
 def submit(job_id: str, *, model: str = "sdxl", caller: str = "", **changes: Any) -> Submit:

@@ -42,7 +42,7 @@ def test_a_job_is_queued_started_followed_and_settled(tiny: Mapping[str, Checkpo
     assert engine.events[:4] == [Queued("a", 0), Started("a"), Progress("a", 1, 2), Progress("a", 2, 2)]
     (image,) = engine.events[4:]
     assert isinstance(image, Image)
-    assert image.png.startswith(b"\x89PNG")
+    assert image.file.startswith(b"\x89PNG")
 
 
 def test_progress_is_told_only_to_those_who_listen(tiny: Mapping[str, Checkpoint]) -> None:
@@ -56,7 +56,7 @@ def test_previews_come_after_the_chosen_steps_and_look_ever_more_like_the_pictur
 ) -> None:
     engine = Engine(tiny)
     engine.draw([submit("a", steps=12, preview_steps=(2, 11, 12))])
-    previews = {event.step: read_pixels(event.png) for event in engine.events if isinstance(event, Preview)}
+    previews = {event.step: read_pixels(event.file) for event in engine.events if isinstance(event, Preview)}
     final = read_pixels(engine.pictures()["a"])
     assert list(previews) == [2, 11], "the last step's preview would be the picture itself"
     early, late = (np.abs(previews[step] - final).mean() for step in (2, 11))

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from pipelines.messages import SAMPLERS_BY_FAMILY, FamilyName, SamplerName
-from server.core.catalogue import Catalogue, CatalogueProblem, load_catalogue, parse_size
+from server.core.catalogue import Catalogue, parse_size
+from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.request import Size
 from server.core.settings import DEFAULT_CATALOGUE
 
@@ -323,14 +324,36 @@ def test_a_default_model_that_does_not_exist_is_reported_at_its_line(tmp_path: P
         ("    limits: {min_side_px: 2000, max_side_px: 1000}\n", "the default size 1024x1024"),
         ("    defaults: {steps: 60}\n    limits: {max_steps: 50}\n", "60 steps"),
         ("    defaults: {guidance_scale: 9}\n    limits: {max_guidance_scale: 8}\n", "guidance_scale"),
-        ("    defaults: {sampler: flow_euler}\n", "the default sampler 'flow_euler' cannot draw the family sdxl"),
+        ("    defaults: {sampler: flow_euler}\n", "the sampler 'flow_euler' cannot draw the family sdxl"),
         ("    defaults: {sampler: lcm, steps: 51}\n", "'lcm' takes at most 50 steps, not 51"),
+        ("    presets: {quality: {hd: {steps: 101}}}\n", "the quality 'hd' takes more steps than max_steps 100"),
+        ("    presets: {quality: {low: {sampler: flow_euler}}}\n", "the sampler 'flow_euler' cannot draw"),
+        ("    presets: {quality: {hd: {sampler: lcm, steps: 51}}}\n", "'lcm' takes at most 50 steps, not 51"),
+        ("    presets: {style: {vivid: {guidance_scale: 31}}}\n", "guidance_scale of a preset"),
     ],
 )
 def test_defaults_outside_the_limits_are_reported_at_their_entry(tmp_path: Path, values: str, words: str) -> None:
     (problem,) = problems_of(tmp_path, ENTRY + values)
     assert problem.startswith("3: models.first: ")
     assert words in problem
+
+
+def test_a_style_must_hold_the_prompt_once(tmp_path: Path) -> None:
+    for prompt in ("vivid", "{prompt}, {prompt}"):
+        (problem,) = problems_of(tmp_path, ENTRY + f"    presets: {{style: {{vivid: {{prompt: '{prompt}'}}}}}}\n")
+        assert "must hold {prompt} exactly once" in problem
+
+
+@pytest.mark.parametrize(
+    ("presets", "problem"),
+    [
+        ("{qualty: {}}", "models.first.presets.qualty: unknown key. Did you mean 'quality'?"),
+        ("{quality: {hd: {step: 3}}}", "models.first.presets.quality.hd.step: unknown key. Did you mean 'steps'?"),
+        ("{style: {vivid: {promt: x}}}", "models.first.presets.style.vivid.promt: unknown key. Did you mean 'prompt'?"),
+    ],
+)
+def test_a_mistake_in_a_preset_is_reported_with_what_was_meant(tmp_path: Path, presets: str, problem: str) -> None:
+    assert problems_of(tmp_path, ENTRY + f"    presets: {presets}\n") == [f"6: {problem}"]
 
 
 @pytest.mark.parametrize("family", get_args(FamilyName))
@@ -341,7 +364,7 @@ def test_every_family_loads_with_each_of_its_samplers_and_no_other(tmp_path: Pat
             assert load(tmp_path, text).specs()[0].family == family
             continue
         (problem,) = problems_of(tmp_path, text)
-        assert problem.startswith(f"3: models.first: the default sampler '{sampler}' cannot draw the family {family}")
+        assert problem.startswith(f"3: models.first: the sampler '{sampler}' cannot draw the family {family}")
         assert all(f"'{name}'" in problem for name in SAMPLERS_BY_FAMILY[family])
 
 

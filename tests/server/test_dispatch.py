@@ -28,6 +28,7 @@ from pipelines.messages import (
     Submit,
     frame_length,
     to_command,
+    work_of,
 )
 from server.dispatch import dispatcher as dispatching
 from server.dispatch.dispatcher import Dispatcher
@@ -86,7 +87,49 @@ def test_previews_that_nobody_reads_disturb_no_job(monkeypatch: pytest.MonkeyPat
             assert dispatcher.state.restarts == 0
             await dispatcher.stop()
 
-    assert [image.png for image in asyncio.run(draw_two())] == [b"whole", b"whole"]
+    assert [image.file for image in asyncio.run(draw_two())] == [b"whole", b"whole"]
+
+
+def test_who_listens_hears_of_the_jobs_way_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "WorkerProcess", FakeWorker)
+    heard: list[Event] = []
+
+    async def draw() -> tuple[float | None, float | None]:
+        dispatcher = Dispatcher(SETTINGS, max_waiting=5, drain_seconds=1)
+        dispatcher.start()
+        try:
+            async with asyncio.timeout(10):
+                job = Submit("a", "tiny", PARAMS)
+                before = dispatcher.own_seconds([job])
+                await dispatcher.draw(job, heard.append)
+                return before, dispatcher.own_seconds([job, job])
+        finally:
+            await dispatcher.stop()
+
+    before, after = asyncio.run(draw())
+    assert before is None
+    assert heard == [Queued("a", 0), Progress("a", 1, 4), Preview("a", 1, 4, b"half")]
+    assert after == pytest.approx(1.0), "two pictures of half a second"
+
+
+def test_a_waiting_job_knows_its_place_and_how_much_is_before_it() -> None:
+    async def wait() -> tuple[list[int], float]:
+        dispatcher = Dispatcher(SETTINGS, max_waiting=5, drain_seconds=1)
+        dispatcher._pace.observe("tiny", work_of("sd21", PARAMS), 3.0)
+        jobs = [Submit(name, "tiny", PARAMS) for name in ("a", "b", "c")]
+        tasks = [asyncio.create_task(dispatcher.draw(job)) for job in jobs]
+        await asyncio.sleep(0)
+        dispatcher._take(Started("a"))
+        places = [dispatcher.place_of(name) for name in ("a", "b", "c", "nobody's")]
+        ahead = dispatcher.seconds_ahead([Submit("d", "tiny", PARAMS)])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return places, ahead
+
+    places, ahead = asyncio.run(wait())
+    assert places == [0, 0, 1, 0]
+    assert ahead == pytest.approx(9.0)
 
 
 class FakeProcess:

@@ -32,6 +32,10 @@ EVERY_ERROR = {
     "worker_lost": errors.worker_lost(),
     "generation_failed": errors.generation_failed("It failed."),
     "insufficient_memory": errors.insufficient_memory("Too large."),
+    "invalid_form": errors.invalid_form("it is empty"),
+    "too_slow_for_a_plain_answer": errors.too_slow_for_a_plain_answer(300.0, 280.0),
+    "queue_too_long": errors.queue_too_long(300.0, 280.0),
+    "storage_full": errors.storage_full(),
     "storage_failed": errors.storage_failed(),
     "internal_error": errors.internal_error(),
 }

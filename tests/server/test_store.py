@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from server.images.store import NAME_PATTERN, TOMBSTONE_SECONDS, ExpiredFile, FileStore, UnknownFile
+from pipelines.messages import OutputFormat
+from server.images.store import NAME_PATTERN, TOMBSTONE_SECONDS, ExpiredFile, FileStore, FullStore, UnknownFile
 
 LIFETIME_SECONDS = 60.0
+QUOTA_BYTES = 200_000
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 STRANGER = "A" * 22 + ".png"
 
@@ -34,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path, clock: Clock) -> FileStore:
-    store = FileStore(folder, LIFETIME_SECONDS, clock)
+    store = FileStore(folder, LIFETIME_SECONDS, QUOTA_BYTES, clock)
     store.open()
     return store
 
@@ -47,6 +50,62 @@ def test_names_match_the_pattern_and_are_never_the_same(store: FileStore) -> Non
     names = [store.save(b"x") for _ in range(200)]
     assert len(set(names)) == 200
     assert all(NAME_PATTERN.fullmatch(name) for name in names)
+
+
+@pytest.mark.parametrize(("output_format", "extension"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
+def test_a_name_ends_as_its_format_does(store: FileStore, output_format: OutputFormat, extension: str) -> None:
+    name = store.save(PNG, output_format)
+    assert name.endswith(f".{extension}")
+    assert NAME_PATTERN.fullmatch(name)
+    assert store.read(name) == PNG
+
+
+def test_files_never_take_more_than_the_quota(store: FileStore, folder: Path) -> None:
+    for _ in range(4):
+        store.save(b"x" * (QUOTA_BYTES // 4))
+    assert not store.has_room()
+    with pytest.raises(FullStore):
+        store.save(b"x")
+    assert sum(path.stat().st_size for path in folder.iterdir()) == QUOTA_BYTES
+
+
+def test_a_file_beyond_the_quota_is_refused_and_a_smaller_one_still_fits(store: FileStore) -> None:
+    with pytest.raises(FullStore):
+        store.save(b"x" * (QUOTA_BYTES + 1))
+    assert store.has_room()
+    store.save(PNG)
+
+
+def test_what_expired_makes_room_once_it_is_swept(store: FileStore, clock: Clock) -> None:
+    store.save(b"x" * QUOTA_BYTES)
+    clock.now += LIFETIME_SECONDS
+    assert not store.has_room(), "the disk still holds it"
+    store.sweep()
+    store.sweep()
+    assert store.has_room()
+    store.save(b"x" * QUOTA_BYTES)
+
+
+def test_a_file_that_could_not_be_written_takes_no_room(store: FileStore, folder: Path) -> None:
+    folder.rmdir()
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            store.save(b"x" * QUOTA_BYTES)
+    folder.mkdir()
+    store.save(b"x" * QUOTA_BYTES)
+
+
+def test_many_threads_together_never_take_more_than_the_quota(store: FileStore, folder: Path) -> None:
+    def save(_: int) -> bool:
+        try:
+            store.save(b"x" * 4000)
+        except FullStore:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(save, range(100))) == QUOTA_BYTES // 4000
+    assert len(list(folder.iterdir())) == QUOTA_BYTES // 4000
 
 
 def test_a_name_carries_128_random_bits(store: FileStore) -> None:
@@ -162,14 +221,14 @@ def test_opening_removes_an_earlier_servers_files_and_nothing_else(folder: Path,
     keep = ["notes.txt", "holiday.png", "A" * 23 + ".png", "A" * 22 + ".jpeg", "." + "A" * 22 + ".png"]
     for name in [*keep, STRANGER]:
         (folder / name).write_bytes(b"x")
-    FileStore(folder, LIFETIME_SECONDS, clock).open()
+    FileStore(folder, LIFETIME_SECONDS, QUOTA_BYTES, clock).open()
     assert sorted(path.name for path in folder.iterdir()) == sorted(keep)
 
 
 def test_opening_where_a_file_stands_is_an_os_error(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "taken").write_bytes(b"x")
     with pytest.raises(FileExistsError):
-        FileStore(tmp_path / "taken", LIFETIME_SECONDS, clock).open()
+        FileStore(tmp_path / "taken", LIFETIME_SECONDS, QUOTA_BYTES, clock).open()
 
 
 def test_closing_deletes_every_file_of_ours_and_forgets_the_names(store: FileStore, folder: Path) -> None:

@@ -27,7 +27,7 @@ WIDE, HIGH = (12, 448, 256), (12, 256, 448)
 HUGE = ((2, 1024, 1024), (1, 1792, 1024), (1, 1024, 1792))
 PHASES = (
     Phase(2500, (SQUARE, LARGE, SQUARE, LARGE, WIDE, SQUARE, LARGE, HIGH)),
-    Phase(3000, (LARGE, HUGE[0], LARGE, SQUARE, LARGE, HUGE[1], LARGE, HUGE[0], LARGE, HUGE[2])),
+    Phase(1800, (LARGE, HUGE[0], LARGE, SQUARE, LARGE, HUGE[1], LARGE, HUGE[0], LARGE, HUGE[2])),
 )
 FEW_STEPS = (1.0, 0.75, 0.5, 0.25)
 # schnell pads captions to 256 tokens. Mostly shorter ones are quicker, and whoever ignores 40 pads ignores 240.

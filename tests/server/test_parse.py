@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.api.schemas import ALLOWED, WITHOUT_EFFECT, GenerationBody, default_response_format, parse_generation
-from server.core.catalogue import Catalogue, load_catalogue
+from server.api.bodies import EditBody, GenerationBody, VariationBody, allowed_text
+from server.api.parse import Parsed, default_response_format
+from server.api.parse import parse as parse_request
+from server.core.catalogue import Catalogue
+from server.core.catalogue_file import load_catalogue
 from server.core.errors import SafelightError
-from server.core.request import ImageRequest, Size
+from server.core.request import ImageRequest, Operation, Size
 from tests.server.picture_files import RED, file_of, plain, text_of
 
 MODELS = """\
@@ -26,6 +30,10 @@ models:
     limits: {min_side_px: 256, max_side_px: 1024, side_multiple_px: 16, max_pixels: 786432, max_n: 4, max_steps: 50,
              max_guidance_scale: 15}
     aliases: [little]
+    price_usd: 0.25
+    presets:
+      quality: {hd: {steps: 40, guidance_scale: 6.0, sampler: ddim}}
+      style: {vivid: {prompt: "vivid {prompt}!", negative_prompt: grey, guidance_scale: 9.0}}
   broad:
     family: sdxl
     source: weights/broad
@@ -39,6 +47,10 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     path: Path = tmp_path_factory.mktemp("catalogue") / "models.yaml"
     path.write_text(MODELS, encoding="utf-8")
     return load_catalogue(path)
+
+
+def parse_generation(values: dict[str, Any], catalogue: Catalogue) -> Parsed:
+    return parse_request("generation", values, catalogue)
 
 
 def parse(catalogue: Catalogue, **values: Any) -> ImageRequest:
@@ -86,16 +98,24 @@ HOSTILE: list[tuple[dict[str, Any], int, str, str]] = [
     *rows("quality", "", "ultra", "HD", *NO_TEXTS),
     *rows("style", "", "anime", *NO_TEXTS),
     *rows("background", "", "transparent", *NO_TEXTS),
-    *rows("output_format", "", "jpeg", "webp", "PNG", *NO_TEXTS),
+    *rows("output_format", "", "jpg", "gif", "svg", "PNG", *NO_TEXTS),
     *rows("output_compression", -1, 101, GIANT, 50.0, math.nan, "50", True, [], {}),
     *rows("moderation", "", "none", *NO_TEXTS),
     *rows("safety_identifier", "\0", "\ud800", *NO_TEXTS),
-    *rows("stream", True, "false", "", 1, 0, 0.0, [], {}),
-    *rows("partial_images", 1, 3, -1, "0", "", True, False, 0.0, [], {}),
+    *rows("stream", "false", "", 1, 0, 0.0, [], {}),
+    *rows("partial_images", 4, -1, GIANT, "0", "", True, False, 0.0, [], {}),
+    *rows("provider", "", "openai", "bedrock", "LOCAL", "x", *NO_TEXTS),
+    *rows("input_fidelity", "", "high", "low", "medium", *NO_TEXTS),
+    *rows("complexity", "", "max", *NO_TEXTS),
+    *rows("frame_count", 1, 17, "2", 2.0, True, [], {}),
+    *rows("frame_duration_ms", 0, -1, "2", 2.0, True, [], {}),
+    *rows("svg", "", 1, True, [], ["x"]),
     *rows("promt", "x", code=UNKNOWN),
     *rows("width", 512, code=UNKNOWN),
     *rows("images", "data:,", code=UNKNOWN),
-    *rows("image", "data:,", "", "x", "https://example.org/x.png", *NO_TEXTS),
+    *rows("image", 1, 1.5, True, [1], [["x"]], {}, {"x": "y"}, {"image_url": 1}, {"image_url": "x", "file_id": "y"}),
+    *rows("image", ["x", "y"], [{"image_url": "x"}, "y"], [None]),
+    *rows("image", [], code=MISSING),
     *rows("mask", "data:,", "", "x", *NO_TEXTS),
     *rows("strength", 0, 0.5, 1, 1.01, -1, math.nan, math.inf, "0.5", "", True, [], {}),
     *rows("sampler", "", "Euler", "flow_euler", "\0", "\ud800", "x" * 10_240, *NO_TEXTS),
@@ -172,18 +192,25 @@ def test_a_models_own_limit_is_named_in_the_refusal(catalogue: Catalogue, values
 
 @pytest.mark.parametrize("name", GenerationBody.model_fields)
 def test_a_refusal_of_a_wrong_type_says_what_is_allowed(catalogue: Catalogue, name: str) -> None:
-    error = refusal(catalogue, {"prompt": "x"} | {name: {}})
+    error = refusal(catalogue, {"prompt": "x"} | {name: [[]]})
     assert error.param == name
-    assert ALLOWED[name] in error.message
+    assert allowed_text(GenerationBody, name) in error.message
 
 
-def test_what_is_allowed_is_written_down_for_every_field_and_no_other() -> None:
-    assert set(ALLOWED) == set(GenerationBody.model_fields)
+@pytest.mark.parametrize("body", [GenerationBody, EditBody, VariationBody])
+def test_what_is_allowed_is_written_down_for_every_field(body: type[GenerationBody]) -> None:
+    assert all(allowed_text(body, name) for name in body.model_fields)
 
 
 PICTURE = text_of(file_of(plain("RGB", (512, 768), RED)))
 # What a parameter says nothing without.
-BESIDE = {"mask": {"image": PICTURE}, "strength": {"image": PICTURE}}
+BESIDE: dict[str, dict[str, Any]] = {
+    "mask": {"image": PICTURE},
+    "strength": {"image": PICTURE},
+    "input_fidelity": {"image": PICTURE},
+    "partial_images": {"stream": True},
+    "output_compression": {"output_format": "jpeg"},
+}
 # One accepted value of each parameter, different from what the model does by default.
 ACCEPTED: dict[str, Any] = {
     "prompt": "a blue square",
@@ -204,13 +231,22 @@ ACCEPTED: dict[str, Any] = {
     "quality": "hd",
     "style": "vivid",
     "background": "opaque",
-    "output_format": "png",
-    "output_compression": 100,
+    "output_format": "webp",
+    "output_compression": 50,
     "moderation": "low",
     "safety_identifier": "somebody",
-    "stream": False,
-    "partial_images": 0,
+    "stream": True,
+    "partial_images": 2,
+    "provider": "local",
+    "input_fidelity": "high",
+    "complexity": "low",
+    "frame_count": 2,
+    "frame_duration_ms": 5,
+    "svg": {"model": "x"},
 }
+# What says no more than what happens anyway, or what nobody expects to change a picture.
+NEEDS_NO_MENTION = {"user", "background", "provider"}
+WITHOUT_EFFECT = {"moderation", "safety_identifier", "complexity", "frame_count", "frame_duration_ms", "svg"}
 
 
 def test_exactly_the_fields_that_change_nothing_are_listed_as_without_effect(catalogue: Catalogue) -> None:
@@ -219,11 +255,9 @@ def test_exactly_the_fields_that_change_nothing_are_listed_as_without_effect(cat
     for name, value in ACCEPTED.items():
         others = {"prompt": "a red circle", "seed": 7} | BESIDE.get(name, {})
         with_it = parse_generation(others | {name: value}, catalogue)
-        if with_it.request == parse_generation(others, catalogue).request:
+        if replace(with_it, ignored=()) == replace(parse_generation(others, catalogue), ignored=()):
             idle.add(name)
-    # Nobody expects `user` to change a picture, so it needs no mention.
-    assert idle == {*WITHOUT_EFFECT, "user"}
-    assert len(set(WITHOUT_EFFECT)) == len(WITHOUT_EFFECT)
+    assert idle == WITHOUT_EFFECT | NEEDS_NO_MENTION
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -234,20 +268,121 @@ def test_a_parameter_is_reported_as_ignored_exactly_when_it_has_no_effect(catalo
 
 
 def test_ignored_parameters_are_reported_in_one_order_and_without_nulls(catalogue: Catalogue) -> None:
-    values = {"prompt": "x", "style": "vivid", "moderation": None, "quality": "low"}
-    assert parse_generation(values, catalogue).ignored == ("quality", "style")
+    values: dict[str, Any] = {"prompt": "x", "style": "natural", "moderation": None, "svg": {}, "quality": "low"}
+    assert parse_generation(values, catalogue).ignored == ("quality", "svg", "style")
 
 
 @pytest.mark.parametrize("quality", ["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"])
-def test_every_quality_of_openais_is_accepted(catalogue: Catalogue, quality: str) -> None:
-    assert parse_generation({"prompt": "x", "quality": quality}, catalogue).ignored == ("quality",)
+def test_every_quality_of_openais_is_accepted_and_told_where_it_does_nothing(
+    catalogue: Catalogue, quality: str
+) -> None:
+    parsed = parse_generation({"prompt": "x", "quality": quality}, catalogue)
+    does_more = quality in ("hd", "high", "xhigh", "max")
+    assert parsed.request.steps == (40 if does_more else 12)
+    assert parsed.ignored == (("quality",) if quality == "low" else ())
+
+
+@pytest.mark.parametrize(("quality", "told"), [("high", "high"), ("low", "low"), ("hd", None), ("auto", None)])
+def test_a_quality_is_echoed_only_in_words_that_strict_clients_know(
+    catalogue: Catalogue, quality: str, told: str | None
+) -> None:
+    assert parse(catalogue, quality=quality).quality == told
+
+
+def test_what_is_asked_for_wins_over_presets_and_a_style_over_a_quality(catalogue: Catalogue) -> None:
+    both = parse(catalogue, quality="hd", style="vivid")
+    assert (both.steps, both.sampler, both.guidance_scale, both.negative_prompt) == (40, "ddim", 9.0, "grey")
+    own = {"steps": 3, "sampler": "heun", "guidance_scale": 2.0, "negative_prompt": "x"}
+    asked = parse(catalogue, quality="hd", style="vivid", **own)
+    assert (asked.steps, asked.sampler, asked.guidance_scale, asked.negative_prompt) == (3, "heun", 2.0, "x")
+
+
+def test_a_style_changes_the_prompt_that_is_drawn_and_keeps_the_one_that_was_sent(catalogue: Catalogue) -> None:
+    request = parse(catalogue, prompt="a {prompt} here", style="vivid")
+    assert (request.prompt, request.sent_prompt) == ("vivid a {prompt} here!", "a {prompt} here")
+
+
+def test_high_fidelity_keeps_more_of_the_image_and_an_asked_strength_wins(catalogue: Catalogue) -> None:
+    low, high = (parse(catalogue, image=PICTURE, input_fidelity=word) for word in ("low", "high"))
+    assert high.strength < low.strength
+    parsed = parse_generation({"prompt": "x", "image": PICTURE, "input_fidelity": "high", "strength": 0.9}, catalogue)
+    assert (parsed.request.strength, parsed.ignored) == (0.9, ("input_fidelity",))
+
+
+def test_a_mask_has_all_that_may_change_drawn_anew(catalogue: Catalogue) -> None:
+    assert parse(catalogue, image=PICTURE, mask=PICTURE).strength == 1.0
+
+
+def test_partial_images_are_for_streams(catalogue: Catalogue) -> None:
+    plain = parse_generation({"prompt": "x", "partial_images": 3}, catalogue)
+    assert (plain.request.partial_images, plain.is_stream, plain.ignored) == (0, False, ("partial_images",))
+    streamed = parse_generation({"prompt": "x", "partial_images": 3, "stream": True}, catalogue)
+    assert (streamed.request.partial_images, streamed.is_stream, streamed.ignored) == (3, True, ())
+
+
+def test_transparency_is_refused_with_the_reason(catalogue: Catalogue) -> None:
+    assert "paints every pixel" in refusal(catalogue, {"prompt": "x", "background": "transparent"}).message
+
+
+@pytest.mark.parametrize(
+    "image", [PICTURE, [PICTURE], {"image_url": PICTURE}, [{"image_url": PICTURE}], b"file", [b"file"]]
+)
+def test_one_picture_comes_in_every_form_of_the_wire(catalogue: Catalogue, image: object) -> None:
+    source = parse_generation({"prompt": "x", "image": image}, catalogue).image
+    assert source == (b"file" if source == b"file" else PICTURE)
+
+
+def test_several_pictures_are_refused_with_the_reason(catalogue: Catalogue) -> None:
+    for several in ([b"a", b"b"], [PICTURE, PICTURE]):
+        error = refusal(catalogue, {"prompt": "x", "image": several})
+        assert error.param == "image"
+        assert "2 pictures were sent" in error.message
+
+
+@pytest.mark.parametrize("values", [{"images": [{"image_url": PICTURE}]}, {"image": PICTURE}, {"image": [b"file"]}])
+def test_an_edit_names_its_picture_in_openais_form_or_in_ours(catalogue: Catalogue, values: dict[str, Any]) -> None:
+    request = parse_request("edit", {"prompt": "x"} | values, catalogue).request
+    assert (request.operation, request.response_format) == ("edit", "b64_json")
+
+
+@pytest.mark.parametrize("operation", ["edit", "variation"])
+def test_an_edit_or_a_variation_without_a_picture_is_refused(catalogue: Catalogue, operation: Operation) -> None:
+    values: dict[str, Any] = {"prompt": "x"} if operation == "edit" else {}
+    with pytest.raises(SafelightError) as caught:
+        parse_request(operation, values, catalogue)
+    assert (caught.value.code, caught.value.param) == (MISSING, "image")
+
+
+def test_an_edit_with_both_names_of_its_picture_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(SafelightError, match="mean the same"):
+        parse_request("edit", {"prompt": "x", "image": PICTURE, "images": [PICTURE]}, catalogue)
+
+
+def test_a_variation_has_an_empty_prompt_and_a_strength_of_its_own(catalogue: Catalogue) -> None:
+    request = parse_request("variation", {"image": b"file"}, catalogue).request
+    assert (request.prompt, request.response_format, request.strength) == ("", "url", 0.6)
+    with pytest.raises(SafelightError) as caught:
+        parse_request("variation", {"image": b"file", "prompt": "x"}, catalogue)
+    assert caught.value.code == UNKNOWN
+
+
+def test_a_webp_file_has_no_more_pixels_a_side_than_the_format_can(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    limits = "{max_side_px: 16384, max_pixels: 50000000}"
+    path.write_text(f"default_model: wide\nmodels: {{wide: {{family: sdxl, source: x, limits: {limits}}}}}\n")
+    values = {"prompt": "x", "size": "16384x1024", "output_format": "webp"}
+    with pytest.raises(SafelightError) as caught:
+        parse_request("generation", values, load_catalogue(path))
+    assert caught.value.param == "output_format"
 
 
 def test_a_bare_prompt_gets_the_default_models_defaults(catalogue: Catalogue) -> None:
     request = parse(catalogue)
     assert request == ImageRequest(
+        operation="generation",
         model="tiny",
         prompt="a red circle",
+        sent_prompt="a red circle",
         negative_prompt=None,
         count=1,
         size=Size(512, 768),
@@ -256,6 +391,7 @@ def test_a_bare_prompt_gets_the_default_models_defaults(catalogue: Catalogue) ->
         sampler="euler",
         seed=request.seed,
         response_format="url",
+        price_usd=0.25,
     )
 
 
@@ -271,9 +407,9 @@ def test_every_value_that_is_given_comes_out(catalogue: Catalogue) -> None:
         guidance_scale=15,
         negative_prompt="text",
     )
-    assert request == ImageRequest(
-        "tiny", "a red circle", "text", 4, Size(1024, 768), 50, 15.0, "euler", 42, "b64_json"
-    )
+    assert (request.model, request.prompt, request.negative_prompt) == ("tiny", "a red circle", "text")
+    assert (request.count, request.size, request.steps, request.guidance_scale) == (4, Size(1024, 768), 50, 15.0)
+    assert (request.sampler, request.seed, request.response_format) == ("euler", 42, "b64_json")
     assert isinstance(request.guidance_scale, float)
 
 
@@ -356,8 +492,13 @@ FORMATS = [
 def test_the_response_format_follows_the_name_that_the_caller_used(
     catalogue: Catalogue, name: str | None, response_format: str
 ) -> None:
-    assert default_response_format(name) == response_format
     assert parse(catalogue, model=name).response_format == response_format
+
+
+@pytest.mark.parametrize(("name", "response_format"), FORMATS)
+def test_names_of_our_own_may_be_configured_to_answer_in_base64(name: str | None, response_format: str) -> None:
+    is_ours = name in ("tiny", "little")
+    assert default_response_format("generation", name, "b64_json") == ("b64_json" if is_ours else response_format)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in FORMATS])

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from PIL import Image as Pictures
 
-from pipelines.messages import DrawParams, Image, Submit
-from server.api import image_inputs
+from pipelines.messages import DrawParams, Event, Image, Submit
+from server.api import pictures
 from server.api.envelope import Edge, install_handlers
-from server.api.services import DECODINGS_AT_ONCE, Services
+from server.api.services import Services
 from server.app import add_routes, engine_options
 from server.core import errors
-from server.core.catalogue import load_catalogue
+from server.core.catalogue_file import load_catalogue
 from server.core.settings import load_settings
 from server.dispatch.dispatcher import Dispatcher
-from server.images.decode import decode_image
+from server.images.decoder import Decoder
+from server.images.fetch import FetchPolicy
 from server.images.store import FileStore
 from tests.server.picture_files import BLUE, RED, animation, bomb, file_of, halves, plain, text_of
 
@@ -41,17 +40,25 @@ MASK = text_of(file_of(plain("L", (64, 96), 255)))
 
 
 class FakeDispatcher:
-    """Draws nothing and remembers what it was asked for."""
+    """Draws nothing and remembers what it was asked for. seconds, ahead: what it says of its pace."""
 
     def __init__(self) -> None:
         self.jobs: list[Submit] = []
         self.is_full = False
+        self.seconds: float | None = None
+        self.ahead = 0.0
+
+    def own_seconds(self, jobs: Sequence[Submit]) -> float | None:
+        return None if self.seconds is None else self.seconds * len(jobs)
+
+    def seconds_ahead(self, _: Sequence[Submit]) -> float:
+        return self.ahead
 
     def check_room(self, count: int) -> None:
         if self.is_full:
             raise errors.overloaded(count)
 
-    async def draw(self, submit: Submit) -> Image:
+    async def draw(self, submit: Submit, _: Callable[[Event], None] | None = None) -> Image:
         self.jobs.append(submit)
         return Image(submit.job_id, b"png", 0.1)
 
@@ -69,7 +76,9 @@ def app(tmp_path: Path, dispatcher: FakeDispatcher) -> FastAPI:
         settings=load_settings({}),
         catalogue=load_catalogue(tmp_path / "models.yaml"),
         dispatcher=cast(Dispatcher, dispatcher),
-        files=FileStore(tmp_path, 60),
+        files=FileStore(tmp_path, 60, 10**9),
+        decoder=Decoder(),
+        fetch_policy=FetchPolicy("off"),
         base_url="http://test",
         started_unix_seconds=0,
     )
@@ -82,7 +91,15 @@ def run_with(app: FastAPI, *bodies: dict[str, Any]) -> list[httpx.Response]:
     """All at once."""
 
     async def exchange() -> list[httpx.Response]:
+        decoder: Decoder = app.state.services.decoder
+        await decoder.start()
         transport = httpx.ASGITransport(app=Edge(app))
+        try:
+            return await send_all(transport)
+        finally:
+            await decoder.stop()
+
+    async def send_all(transport: httpx.ASGITransport) -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             replies: list[Coroutine[Any, Any, httpx.Response]] = [
                 client.post("/v1/images/generations", json={"prompt": "x", "response_format": "b64_json"} | body)
@@ -120,33 +137,10 @@ def test_a_request_without_an_image_asks_the_worker_for_none(app: FastAPI, dispa
     assert defaults == {"image": None, "mask": None, "strength": DrawParams("", None, 8, 8, 1, 1, "euler", 0).strength}
 
 
-def test_a_picture_is_decoded_beside_the_event_loop_and_few_at_once(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guard, now, most = threading.Lock(), 0, 0
-    threads: set[threading.Thread] = set()
-
-    def watched(content: bytes) -> Pictures.Image:
-        nonlocal now, most
-        with guard:
-            now, most = now + 1, max(most, now + 1)
-        threads.add(threading.current_thread())
-        time.sleep(0.05)
-        with guard:
-            now -= 1
-        return decode_image(content)
-
-    monkeypatch.setattr(image_inputs, "decode_image", watched)
-    replies = run_with(app, *[{"image": PICTURE}] * 6)
-    assert [reply.status_code for reply in replies] == [200] * 6
-    assert threading.main_thread() not in threads
-    assert most == DECODINGS_AT_ONCE
-
-
 def test_a_full_server_decodes_nothing(
     app: FastAPI, dispatcher: FakeDispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_inputs, "content_of", None)
+    monkeypatch.setattr(pictures, "content_of", None)
     dispatcher.is_full = True
     reply = post(app, image=PICTURE)
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_is_overloaded")
@@ -178,6 +172,46 @@ def test_a_hostile_picture_is_answered_in_the_envelope_and_never_reaches_the_wor
     assert (reply.status_code, error["code"], error["param"]) == (400, "invalid_parameter", param)
     assert set(error) == {"message", "type", "param", "code"}
     assert dispatcher.jobs == []
+
+
+def test_what_would_take_longer_than_clients_wait_is_refused_at_once_with_the_way_out(
+    app: FastAPI, dispatcher: FakeDispatcher
+) -> None:
+    dispatcher.seconds = 100.0
+    assert post(app, n=2).status_code == 200
+    error = post(app, n=3).json()["error"]
+    assert (error["code"], error["param"]) == ("request_too_long", "stream")
+    assert "about 300 seconds" in error["message"]
+    assert "'stream': true" in error["message"]
+    assert len(dispatcher.jobs) == 2
+
+
+def test_a_queue_that_is_too_long_for_a_plain_answer_may_be_tried_again(
+    app: FastAPI, dispatcher: FakeDispatcher
+) -> None:
+    dispatcher.seconds, dispatcher.ahead = 100.0, 200.0
+    reply = post(app)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_is_overloaded")
+    assert reply.headers["retry-after"] == "30"
+    assert dispatcher.jobs == []
+
+
+def test_a_stream_may_take_as_long_as_it_likes(app: FastAPI, dispatcher: FakeDispatcher) -> None:
+    dispatcher.seconds = 1e6
+    reply = post(app, stream=True)
+    assert reply.status_code == 200
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert "event: image_generation.completed" in reply.text
+
+
+def test_a_url_is_refused_before_work_where_the_disk_quota_is_used_up(
+    app: FastAPI, dispatcher: FakeDispatcher, tmp_path: Path
+) -> None:
+    app.state.services = replace(app.state.services, files=FileStore(tmp_path, 60, 0))
+    reply = post(app, response_format="url")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "storage_full")
+    assert dispatcher.jobs == []
+    assert post(app).status_code == 200
 
 
 def test_the_settings_of_the_engine_reach_its_options() -> None:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.messages import MAX_FRAME_BYTES
-from server.api import image_inputs
-from server.api.image_inputs import ImageInputs, content_of, read_inputs
+from server.api import sources
+from server.api.sources import content_of
 from server.core.catalogue import MAX_PIXELS, Limits
 from server.core.errors import SafelightError
 from server.core.request import Size
+from server.images.inputs import ImageInputs, fit
 from tests.server.picture_files import BLACK, BLUE, RED, WHITE, animation, bomb, file_of, halves, plain, text_of
 
 LIMITS = Limits(min_side_px=64, max_side_px=256, side_multiple_px=16, max_pixels=192 * 256)
@@ -87,7 +88,7 @@ BAD_FILES = {
 
 
 def read(image: str, mask: str | None = None, size: Size | None = None) -> ImageInputs:
-    return read_inputs(image, mask, size, LIMITS)
+    return fit(content_of("image", image), None if mask is None else content_of("mask", mask), size, LIMITS)
 
 
 def refusal(image: str, mask: str | None = None, size: Size | None = None) -> SafelightError:
@@ -132,7 +133,7 @@ def test_a_url_is_refused_and_nothing_is_fetched(url: str, monkeypatch: pytest.M
     for name in ("socket", "create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, connect)
     for error in (refusal(url), refusal(PICTURE, mask=url)):
-        assert "URLs are not fetched by this server" in error.message
+        assert "none of base64, a data URL and an http(s) URL" in error.message
     assert refusal(url).param == "image"
     assert refusal(PICTURE, mask=url).param == "mask"
 
@@ -155,7 +156,7 @@ def test_a_file_that_is_no_usable_picture_is_refused_by_the_name_of_its_paramete
 
 
 def test_a_file_above_the_limit_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_inputs, "MAX_BASE64_CHARACTERS", 1000)
+    monkeypatch.setattr(sources, "MAX_BASE64_CHARACTERS", 1000)
     monkeypatch.setattr(base64, "b64decode", None)
     assert "at most 52428800 bytes" in refusal("A" * 1001).message
 

@@ -1,0 +1,155 @@
+"""The streamed answer: server-sent events with partial images, then every picture, or the error.
+
+Knows events and the wire; decides nothing.
+Invariant: what was begun ends with a `completed` event for every picture, or with one `error` event.
+Source: WHATWG HTML, server-sent events; OpenAI's image stream events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pipelines.messages import Event, Preview, Progress
+from server.api.departure import unless_disconnected
+from server.api.drawing import Drawing
+from server.api.replies import in_base64, shared_fields
+from server.core import errors
+from server.core.request import Operation, Picture
+from server.core.usage import usage_of
+
+log = logging.getLogger("safelight.http")
+KEEP_ALIVE_SECONDS, PROGRESS_SECONDS = 10.0, 1.0
+KEEP_ALIVE = b": keep-alive\n\n"
+# Ours alone, and only for those who ask: OpenAI's clients know no other types than their own.
+PROGRESS = "safelight.progress"
+EVENT_PREFIXES: dict[Operation, str] = {"generation": "image_generation", "edit": "image_edit"}
+Told = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Teller:
+    """Turns what happens to one request's pictures into events, and queues them."""
+
+    drawing: Drawing
+    began: int
+    started_seconds: float
+    queue: asyncio.Queue[Told | None] = field(default_factory=asyncio.Queue)
+    shown: dict[int, int] = field(default_factory=dict)
+    partials: dict[int, itertools.count[int]] = field(default_factory=dict)
+
+    def listener(self, index: int) -> Callable[[Event], None]:
+        return lambda event: self.hear(index, event)
+
+    def hear(self, index: int, event: Event) -> None:
+        """A sign of picture `index`. After a lost worker steps come again: none is shown twice."""
+        match event:
+            case Preview(step=step, file=file) if step > self.shown.get(index, 0):
+                self.shown[index] = step
+                number = next(self.partials.setdefault(index, itertools.count()))
+                self.tell("partial_image", file, index, partial_image_index=number)
+            case Progress(step=step, steps=steps) if self.drawing.wants_progress:
+                told = {"type": PROGRESS, "index": index, "step": step, "steps": steps}
+                self.queue.put_nowait(told)
+            case _:
+                pass
+
+    def places(self) -> list[Told]:
+        """Where in the queue the pictures are that have not begun, for those who want to know."""
+        drawing = self.drawing
+        waiting = (
+            (index, drawing.place(index)) for index in range(drawing.request.count if drawing.wants_progress else 0)
+        )
+        return [
+            {"type": PROGRESS, "index": index, "step": 0, "steps": drawing.request.steps, "queue_place": place}
+            for index, place in waiting
+            if place
+        ]
+
+    def completed(self, index: int, picture: Picture) -> None:
+        latency_ms = round((time.perf_counter() - self.started_seconds) * 1000)
+        usage = usage_of(self.drawing.request, 1, latency_ms)
+        self.tell("completed", picture.file, index, usage=usage, seed=picture.seed)
+
+    def tell(self, kind: str, file: bytes, index: int, **more: Any) -> None:
+        told = {
+            "type": f"{EVENT_PREFIXES[self.drawing.request.operation]}.{kind}",
+            "b64_json": in_base64(file),
+            "created_at": self.began,
+            "quality": "auto",
+            **shared_fields(self.drawing.request),
+            "index": index,
+        }
+        if self.drawing.request.prompt != self.drawing.request.sent_prompt:
+            told["revised_prompt"] = self.drawing.request.prompt
+        self.queue.put_nowait({**told, **more})
+
+
+async def events_of(drawing: Drawing, began: int, started_seconds: float) -> AsyncGenerator[bytes, None]:
+    """The events of a request, as they happen, with a sign of life whenever nothing does for long."""
+    teller = _Teller(drawing, began, started_seconds)
+    working = asyncio.create_task(_work(drawing, teller))
+    pause_seconds = PROGRESS_SECONDS if drawing.wants_progress else KEEP_ALIVE_SECONDS
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(pause_seconds):
+                    told = await teller.queue.get()
+            except TimeoutError:
+                yield b"".join(map(encoded, teller.places())) or KEEP_ALIVE
+                continue
+            if told is None:
+                return
+            yield encoded(told)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def _work(drawing: Drawing, teller: _Teller) -> None:
+    """Draw all, and tell the end, whatever it is."""
+    try:
+        await drawing.draw_all(teller.listener, teller.completed)
+    except errors.SafelightError as error:
+        teller.queue.put_nowait({"type": "error", **error.body()})
+    except Exception:
+        log.exception("stream crashed")
+        teller.queue.put_nowait({"type": "error", **errors.internal_error().body()})
+    finally:
+        teller.queue.put_nowait(None)
+
+
+class EventStream(Response):
+    """Sends events until they end or the client goes away; then their iterator is closed."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        self._events = events
+        super().__init__(
+            headers={**headers, "cache-control": "no-store", "x-accel-buffering": "no"}, media_type="text/event-stream"
+        )
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        await unless_disconnected(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with aclosing(self._events) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def encoded(told: Told) -> bytes:
+    """One event. JSON holds no line breaks of its own."""
+    return f"event: {told['type']}\ndata: {json.dumps(told, separators=(',', ':'))}\n\n".encode()

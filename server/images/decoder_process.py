@@ -1,0 +1,187 @@
+"""The decoder process: a caller's picture comes in, pixels of the size that is drawn or a refusal go out.
+
+Knows one socket and Pillow; knows no HTTP, no keys and no other picture.
+Invariant: no byte of a caller's is read before the limits are set, and the process ends with its server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import resource
+import signal
+import socket
+import sys
+
+import msgspec
+from PIL import Image as Pictures
+
+from pipelines.messages import FRAME_HEADER, UNDECODABLE, FramingError, Message, frame_length
+from server.core import errors
+from server.core.catalogue import Limits
+from server.core.request import Size
+from server.images.inputs import FittedImage, beyond_limits, fit_image, fit_mask
+
+# What 64 megapixels take at most, as RGBA, turned and fitted to 50 megapixels, is 1.1 GB; the file comes on top, twice,
+# and the answer, twice. Beyond that there is no picture that we accept, only a decoder that ran away.
+MEMORY_BYTES = 2 * 1024**3
+CPU_SECONDS = 30
+# Standard streams, the socket and the few that Python opens in passing.
+OPEN_FILES = 16
+# Linux: the signal to get when the parent ends.
+PR_SET_PDEATHSIG = 1
+
+
+class Ready(Message, frozen=True):
+    """First message from the process: it is limited, and takes pictures."""
+
+
+class FitImage(Message, frozen=True):
+    """An image to fit; `limits` are the model's Limits as JSON."""
+
+    content: bytes
+    asked_size: Size | None
+    limits: str
+
+
+class FitMask(Message, frozen=True):
+    """A mask to place as its image was: `image_size` before it was fitted, `size` after."""
+
+    content: bytes
+    image_size: Size
+    size: Size
+
+
+class ImageFitted(Message, frozen=True):
+    image: FittedImage
+
+
+class MaskFitted(Message, frozen=True):
+    """One byte a pixel."""
+
+    pixels: bytes
+
+
+class Refused(Message, frozen=True):
+    """The file cannot be used; the message is for its sender."""
+
+    message: str
+
+
+Question = FitImage | FitMask
+Answer = Ready | ImageFitted | MaskFitted | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
+_answer_decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def to_body(message: Question | Answer) -> bytes:
+    return _encoder.encode(message)
+
+
+def to_question(body: bytes | bytearray) -> Question:
+    """Raises FramingError when the body is no question."""
+    try:
+        return _question_decoder.decode(body)
+    except UNDECODABLE as error:
+        raise FramingError(f"no question of ours: {type(error).__name__}") from error
+
+
+def to_answer(body: bytes | bytearray) -> Answer:
+    """Raises FramingError when the body is no answer."""
+    try:
+        return _answer_decoder.decode(body)
+    except UNDECODABLE as error:
+        raise FramingError(f"no answer of ours: {type(error).__name__}") from error
+
+
+def param_of(question: Question) -> str:
+    return "image" if isinstance(question, FitImage) else "mask"
+
+
+def answer(question: Question) -> Answer:
+    """Whatever else a picture may cause ends the process, and with it that picture's request."""
+    try:
+        return _fitted(question)
+    except errors.SafelightError as error:
+        return Refused(error.message)
+    except MemoryError:
+        return Refused(beyond_limits(param_of(question)).message)
+
+
+def _fitted(question: Question) -> ImageFitted | MaskFitted:
+    if isinstance(question, FitMask):
+        return MaskFitted(fit_mask(question.content, question.image_size, question.size))
+    limits = Limits.model_validate_json(question.limits)
+    return ImageFitted(fit_image(question.content, question.asked_size, limits))
+
+
+def limit_this_process(memory_bytes: int) -> None:
+    """From here on it cannot take the machine's memory, write a file or leave a core."""
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_CORE, 0)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Both limits, so that it cannot be lifted again; what was stricter before stays."""
+    highest = resource.getrlimit(kind)[1]
+    strict = value if highest == resource.RLIM_INFINITY else min(value, highest)
+    resource.setrlimit(kind, (strict, strict))
+
+
+def allow_cpu_seconds(seconds: int) -> None:
+    """So many more for the next picture; the limit counts from the start of the process, so it moves along."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    highest = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + seconds, highest))
+
+
+def end_with_the_server() -> None:
+    """Even in the middle of a picture. Elsewhere than on Linux the closed socket ends it, after that picture."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def receive(connection: socket.socket) -> Question:
+    """Raises EOFError when the server is gone."""
+    length = frame_length(bytes(_exactly(connection, FRAME_HEADER.size)))
+    return to_question(_exactly(connection, length))
+
+
+def _exactly(connection: socket.socket, count: int) -> bytearray:
+    received = bytearray(count)
+    rest = memoryview(received)
+    while rest:
+        taken = connection.recv_into(rest)
+        if not taken:
+            raise EOFError
+        rest = rest[taken:]
+    return received
+
+
+def send(connection: socket.socket, message: Answer) -> None:
+    body = to_body(message)
+    connection.sendall(FRAME_HEADER.pack(len(body)))
+    connection.sendall(body)
+
+
+def main(descriptor: int, memory_bytes: int = MEMORY_BYTES, cpu_seconds: int = CPU_SECONDS) -> None:
+    """Answer one question after another; descriptor: the inherited socket. Raises EOFError when the server is gone."""
+    end_with_the_server()
+    # All of Pillow's readers now: it would import them at the first file that is of no known format.
+    Pictures.init()
+    limit_this_process(memory_bytes)
+    connection = socket.socket(fileno=descriptor)
+    send(connection, Ready())
+    while True:
+        allow_cpu_seconds(cpu_seconds)
+        send(connection, answer(receive(connection)))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(EOFError, ConnectionError):
+        main(*map(int, sys.argv[1:]))
