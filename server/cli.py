@@ -1,4 +1,4 @@
-"""The console command `safelight`: serve, check, models, inspect.
+"""The console command `safelight`: serve, draw, inspect, check, models.
 
 Knows flags and what a person at a terminal wants to read; builds nothing itself.
 """
@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from pipelines.messages import ModelReport, ModelSpec
-from server import __version__
+from server import __version__, client
 from server.api.services import Services
 from server.core import log
 from server.core.catalogue import Catalogue
@@ -109,6 +109,70 @@ def print_welcome(address: str, services: Services) -> None:
         """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))' > picture.png\n"""
     )
     sys.stdout.flush()
+
+
+@app.command("draw")
+def draw_command(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; named by seed if absent.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A model's id or alias.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT or auto.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="How many pictures.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The first picture's seed.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoise steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How strongly the prompt acts.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="A sampler of the model's family.")] = None,
+    quality: Annotated[str | None, typer.Option(help="low, standard or hd.")] = None,
+    style: Annotated[str | None, typer.Option(help="natural or vivid.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture file to start from.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A picture file: where the image may change.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far the image may be left, above 0 and at most 1.")
+    ] = None,
+    server: Annotated[
+        str, typer.Option(envvar="SAFELIGHT_SERVER", help="Where the server is.")
+    ] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None, typer.Option(envvar="SAFELIGHT_KEY", help="The key for a server that wants one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
+) -> None:
+    """Have a server draw, with a progress bar, and write the pictures."""
+    values: dict[str, Any] = {
+        "prompt": prompt,
+        "model": model,
+        "size": size,
+        "n": n,
+        "seed": seed,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "sampler": sampler,
+        "quality": quality,
+        "style": style,
+        "strength": strength,
+    }
+    try:
+        values["output_format"] = None if output is None else client.format_of(output)
+        files = {"image": image, "mask": mask}
+        values |= {name: client.picture_text(path) for name, path in files.items() if path is not None}
+        order = client.Order(server, {name: value for name, value in values.items() if value is not None}, output, key)
+        with client.progress_bars(is_quiet=as_json) as bars:
+            drawn = client.draw(order, bars)
+    except (client.DrawingFailed, OSError) as problem:
+        fail(str(problem), status=NOT_GOOD)
+    print_drawn(drawn, as_json=as_json)
+
+
+def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"files": [{"path": str(one.path), "seed": one.seed} for one in drawn]}))
+        return
+    for one in drawn:
+        typer.echo(f"{one.path}  seed {one.seed}")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from pipelines.engine.encode import Pixels, encode
 from pipelines.engine.failures import TooLarge, is_out_of_memory, to_failed
 from pipelines.engine.faults import FaultPoints
 from pipelines.engine.job import Job
+from pipelines.engine.keep import with_kept
 from pipelines.engine.models import Models
 from pipelines.engine.row_caps import RowCaps
 from pipelines.engine.shares import Shares
@@ -230,7 +231,8 @@ class Runner:
     def _finish(self, job: Job, pixels: Pixels) -> None:
         """Encode and settle; runs in the encoding pool."""
         try:
-            self._emit(Image(job.id, encode(pixels, self._output(job)), job.device_seconds))
+            file = encode(with_kept(pixels, job.params), self._output(job))
+            self._emit(Image(job.id, file, job.device_seconds))
         except Exception as error:
             self._emit(to_failed(job.id, error))
 
@@ -246,7 +248,7 @@ class Runner:
         """Encode and show, unless the job has been settled meanwhile; runs in the encoding pool."""
         if job.id in self._jobs:
             output = msgspec.structs.replace(job.request.output, facts={})
-            self._emit(Preview(job.id, step, steps, encode(pixels, output)))
+            self._emit(Preview(job.id, step, steps, encode(with_kept(pixels, job.params), output)))
 
     def _blame(self, batch: list[Job], error: Exception) -> None:
         """Settle those who are guilty, and let the others go on."""

@@ -20,8 +20,8 @@ from server.core.errors import did_you_mean
 from server.core.request import ResponseFormat
 
 PREFIX = "SAFELIGHT_"
-# Read by the scripts and, in tests, by the worker; not by the server.
-FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS"}
+# Read by the scripts, by `safelight draw` and, in tests, by the worker; not by the server.
+FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "SAFELIGHT_SERVER", "SAFELIGHT_KEY"}
 DEFAULT_CATALOGUE = Path(__file__).resolve().parents[2] / "models.yaml"
 
 

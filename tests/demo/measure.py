@@ -1,6 +1,6 @@
-"""Measures how often demo-sdxl draws what its caption says, on captions that training never saw.
+"""Measures how often an embedded model draws what its caption says, on captions that training never saw.
 
-python -m tests.demo.measure --size 512x512 --singles 200 --pairs 100
+python -m tests.demo.measure --model demo-sdxl --size 512x512 --singles 200 --pairs 100
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from PIL import Image
 
@@ -17,15 +16,22 @@ from pipelines.demo.captions import held_out_scenes
 from pipelines.demo.scenes import Scene
 from pipelines.families.contract import Family
 from pipelines.messages import DrawParams
+from server.core.catalogue import ModelEntry
+from server.core.catalogue_file import load_catalogue
+from server.core.settings import DEFAULT_CATALOGUE
 from tests.demo.oracle import read
 from tests.pipelines.stock import load
 
-DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
-DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
+DEMOS = ("demo-sdxl", "demo-sd21", "demo-flux")
 
 
-def load_demo(folder: Path = DEMO_FOLDER) -> Family:
-    return load(folder, "sdxl")
+def entry_of(model: str) -> ModelEntry:
+    """The demo's entry in our own catalogue: what it draws with where nobody says."""
+    return load_catalogue(DEFAULT_CATALOGUE).models[model]
+
+
+def load_demo(model: str) -> Family:
+    return load(DEFAULT_CATALOGUE.parent / entry_of(model).source, entry_of(model).family)
 
 
 def draw(family: Family, params: DrawParams) -> Image.Image:
@@ -51,25 +57,27 @@ def main() -> None:
     parser.add_argument("--size", default="512x512")
     parser.add_argument("--singles", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
-    parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
-    parser.add_argument("--model", type=Path, default=DEMO_FOLDER)
+    parser.add_argument("--steps", type=int, help="the model's default if absent")
+    parser.add_argument("--guidance", type=float, help="the model's default if absent")
+    parser.add_argument("--model", choices=DEMOS, default=DEMOS[0])
     parser.add_argument("--verbose", action="store_true", help="name every mistake")
     arguments = parser.parse_args()
     width_px, height_px = (int(side) for side in arguments.size.split("x"))
-    family = load_demo(arguments.model)
+    family, defaults = load_demo(arguments.model), entry_of(arguments.model).defaults
+    steps = arguments.steps or defaults.steps
+    guidance_scale = defaults.guidance_scale if arguments.guidance is None else arguments.guidance
     results: dict[str, str] = {}
     started = time.perf_counter()
     for kind, count, pair_share in (("singles", arguments.singles, 0.0), ("pairs", arguments.pairs, 1.0)):
         scenes = held_out_scenes(count, seed=2026, pair_share=pair_share)
         right = 0
-        for scene, _, mistakes in judged(family, scenes, width_px, height_px, arguments.steps, arguments.guidance):
+        for scene, _, mistakes in judged(family, scenes, width_px, height_px, steps, guidance_scale):
             right += not mistakes
             if mistakes and arguments.verbose:
                 print(f"{scene.caption}: {'; '.join(mistakes)}", flush=True)
         results[kind] = f"{right}/{count}"
     seconds = (time.perf_counter() - started) / max(1, arguments.singles + arguments.pairs)
-    figures = {"size": arguments.size, "steps": arguments.steps, "guidance": arguments.guidance}
+    figures = {"model": arguments.model, "size": arguments.size, "steps": steps, "guidance": guidance_scale}
     print(json.dumps({**figures, **results, "seconds_per_picture": round(seconds, 2)}))
 
 

@@ -77,6 +77,8 @@ class Engine:
 
 def submit(job_id: str, *, model: str = "sdxl", caller: str = "", **changes: Any) -> Submit:
     """A small quick job; changes: to its parameters, or to the message."""
-    message = {name: changes.pop(name) for name in ("wants_progress", "preview_steps", "priority") if name in changes}
+    message = {
+        name: changes.pop(name) for name in ("wants_progress", "preview_steps", "priority", "output") if name in changes
+    }
     asked = params(**{"width_px": 64, "height_px": 64, "steps": 2, "guidance_scale": 1.0, **changes})
     return Submit(job_id, model, asked, caller=caller, **message)

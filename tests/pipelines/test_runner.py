@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +14,28 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
+from PIL import Image as Pictures
 
 from pipelines.denoise.decode import NonFiniteResults, decode_pictures
 from pipelines.engine.failures import to_failed
 from pipelines.engine.faults import Fault, FaultPoints
 from pipelines.families.contract import FamilyOptions
-from pipelines.messages import Cancelled, EngineOptions, Event, Failed, Image, Preview, Progress, Queued, Started
+from pipelines.messages import (
+    Cancelled,
+    EngineOptions,
+    Event,
+    Failed,
+    Image,
+    Output,
+    OutputFormat,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+)
 from tests.pipelines.conftest import Checkpoint
 from tests.pipelines.engine_runs import Engine, submit
-from tests.pipelines.stock import load, params, read_pixels
+from tests.pipelines.stock import load, params, read_pixels, some_picture
 
 GUILTY = 666
 EXACT = EngineOptions(exact_rows=4)
@@ -207,6 +223,42 @@ def test_pixels_that_overflow_in_half_precision_are_decoded_again_in_float32() -
         pictures = decode_pictures(vae, torch.ones(1, 4, 2, 2).half())
     assert bool((pictures == 255).all())
     assert vae.dtype == torch.float16
+
+
+def test_what_a_mask_protects_is_the_images_own_to_the_pixel_in_previews_and_in_the_picture(
+    tiny: Mapping[str, Checkpoint],
+) -> None:
+    image, mask = some_picture(64, 64), bytes(64 * 32) + b"\xff" * 64 * 32
+    engine = Engine(tiny)
+    engine.draw([submit("a", steps=4, image=image, mask=mask, strength=1.0, preview_steps=(2,))])
+    original = np.frombuffer(image, np.uint8).reshape(64, 64, 3)
+    files = [event.file for event in engine.events if isinstance(event, Preview | Image)]
+    assert len(files) == 2
+    for file in files:
+        difference = np.abs(read_pixels(file) - original)
+        assert difference[:32].max() == 0
+        assert difference[32:].mean() > 5
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_pictures_and_previews_are_of_the_format_that_was_asked_for(
+    tiny: Mapping[str, Checkpoint], output_format: OutputFormat
+) -> None:
+    engine = Engine(tiny)
+    output = Output(output_format, 90, {"prompt": "x"})
+    engine.draw([submit("a", steps=4, preview_steps=(2,), output=output)])
+    preview, picture = (
+        Pictures.open(io.BytesIO(event.file)) for event in engine.events if isinstance(event, Preview | Image)
+    )
+    assert preview.format == picture.format == output_format.upper()
+    assert facts_in(picture)["weights_digest"] == engine.models.digest("sdxl")
+    assert facts_in(preview) == {}
+
+
+def facts_in(picture: Pictures.Image) -> dict[str, object]:
+    text = picture.info.get("safelight") or picture.info.get("xmp", b"").decode()
+    found = re.search(r"\{.*\}", text, re.DOTALL)
+    return dict(json.loads(found[0].replace("&quot;", '"'))) if found else {}
 
 
 def test_a_cancelled_job_is_settled_once_and_does_no_more_work(tiny: Mapping[str, Checkpoint]) -> None:
