@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 PROGRESS_HEADERS = {"x-safelight-progress": "true"}
@@ -71,6 +72,7 @@ class _Bars:
 
 
 def progress_bars(*, is_quiet: bool) -> Progress:
+    """On standard error, so that standard output is for results alone."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -78,7 +80,7 @@ def progress_bars(*, is_quiet: bool) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[place]}"),
     )
-    return Progress(*columns, transient=True, disable=is_quiet)
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=is_quiet)
 
 
 def draw(order: Order, progress: Progress) -> list[Drawn]:

@@ -23,10 +23,15 @@ def draw(server: ServerProcess, folder: Path, *arguments: str) -> subprocess.Com
     return safelight(folder, "draw", "a red circle", "--server", server.url, *small, *arguments)
 
 
+def facts_of_file(path: Path) -> tuple[str | None, tuple[int, int]]:
+    with Image.open(path) as picture:
+        return picture.format, picture.size
+
+
 def test_it_writes_the_picture_and_says_where_and_with_which_seed(server: ServerProcess, tmp_path: Path) -> None:
     finished = draw(server, tmp_path, "--seed", "7")
     assert (finished.returncode, finished.stdout) == (0, "safelight-7.png  seed 7\n"), finished.stderr
-    assert Image.open(tmp_path / "safelight-7.png").size == (256, 256)
+    assert facts_of_file(tmp_path / "safelight-7.png") == ("PNG", (256, 256))
 
 
 def test_a_second_picture_of_one_seed_does_not_take_the_place_of_the_first(
@@ -40,7 +45,7 @@ def test_several_pictures_are_numbered_and_json_is_for_scripts(server: ServerPro
     finished = draw(server, tmp_path, "--n", "2", "--seed", "1", "-o", "out.webp", "--json")
     files = json.loads(finished.stdout)["files"]
     assert sorted((one["path"], one["seed"]) for one in files) == [("out-1.webp", 1), ("out-2.webp", 2)]
-    assert {Image.open(tmp_path / one["path"]).format for one in files} == {"WEBP"}
+    assert {facts_of_file(tmp_path / one["path"]) for one in files} == {("WEBP", (256, 256))}
 
 
 def test_it_sends_a_picture_to_start_from(server: ServerProcess, tmp_path: Path) -> None:
