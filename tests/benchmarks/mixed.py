@@ -25,6 +25,7 @@ from tests.end_to_end.server_process import ServerProcess
 # (row-steps, share): what a job's denoising costs. Short ones are unguided, long ones have two rows a step.
 WORK = {4: 0.5, 20: 0.2, 60: 0.2, 120: 0.1}
 SIZES = ("256x256", "384x256", "256x384")
+MOST_STEPS = 100  # that the model takes
 POLICIES = ("fair", "fifo")
 
 
@@ -50,13 +51,14 @@ def mix(count: int, seed: int) -> list[Arrival]:
 
 
 def body_of(row_steps: int, size: str, has_picture: bool, seed: int) -> dict[str, Any]:
-    """The request of a job of this kind. A picture at half strength goes through half of twice the steps."""
+    """The request of a job of this kind. One with a picture asks for up to twice the steps and does as many."""
     is_guided = row_steps > min(WORK)
     steps = row_steps // 2 if is_guided else row_steps
     body: dict[str, Any] = {"prompt": "a red circle on a blue background", "size": size, "seed": seed}
     body |= {"steps": steps, "guidance_scale": 2.0 if is_guided else 1.0, "response_format": "b64_json"}
     if has_picture:
-        body |= {"image": some_picture(size), "strength": 0.5, "steps": steps * 2}
+        asked = min(2 * steps, MOST_STEPS)
+        body |= {"image": some_picture(size), "strength": steps / asked, "steps": asked}
     return body
 
 
