@@ -27,9 +27,9 @@ def pictures(
 
 @pytest.mark.parametrize("model", DEMOS)
 def test_held_out_captions_are_drawn_right_at_512_px(model: str) -> None:
-    judgements = pictures(model, 20, 512, 512, pair_share=0.0)
+    judgements = pictures(model, 10, 512, 512, pair_share=0.0)
     mistakes = {scene.caption: complaints for scene, _, complaints in judgements if complaints}
-    assert len(mistakes) <= 2, mistakes
+    assert len(mistakes) <= 1, mistakes
 
 
 def has_background_and_places_right(scene: Scene, picture: Image.Image) -> bool:
@@ -42,7 +42,11 @@ def has_background_and_places_right(scene: Scene, picture: Image.Image) -> bool:
 @pytest.mark.parametrize("model", DEMOS)
 @pytest.mark.parametrize(
     ("width_px", "height_px", "pair_share", "count", "least_right"),
-    [(512, 512, 1.0, 8, 6), (1024, 1024, 0.0, 4, 3), (1024, 1792, 0.0, 2, 1)],
+    [
+        (512, 512, 1.0, 6, 4),
+        (1024, 1024, 0.0, 2, 1),
+        pytest.param(1024, 1792, 0.0, 4, 2, marks=pytest.mark.whole),
+    ],
 )
 def test_of_pairs_and_large_pictures_backgrounds_and_places_are_right_though_shapes_are_often_not(
     model: str, width_px: int, height_px: int, pair_share: float, count: int, least_right: int

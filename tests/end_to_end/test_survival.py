@@ -25,8 +25,9 @@ PATIENCE = {"SAFELIGHT_WORKER_SILENCE_SECONDS": "5", "SAFELIGHT_DRAIN_SECONDS": 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that a test may hurt."""
-    server = ServerProcess(environment={**PATIENCE, "TMPDIR": str(tmp_path)})
+    """A server that a test may hurt, and that begins whatever it is asked, however long it takes."""
+    patient = {**PATIENCE, "SAFELIGHT_PLAIN_ANSWER_SECONDS": "100000"}
+    server = ServerProcess(environment={**patient, "TMPDIR": str(tmp_path)})
     yield server
     server.stop(signal.SIGKILL)
 
