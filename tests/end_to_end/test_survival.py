@@ -129,6 +129,7 @@ def test_sigterm_lets_the_begun_picture_finish_refuses_the_waiting_one_and_ends_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.whole
 def test_a_picture_that_outlasts_the_drain_time_is_refused_in_the_envelope(callers: ThreadPoolExecutor) -> None:
     server = ServerProcess(environment={"SAFELIGHT_DRAIN_SECONDS": "1"})
     server.generate(prompt="warm")
@@ -138,6 +139,7 @@ def test_a_picture_that_outlasts_the_drain_time_is_refused_in_the_envelope(calle
     assert server.stop() == 0
 
 
+@pytest.mark.whole
 def test_a_second_signal_ends_at_once(own_server: ServerProcess, callers: ThreadPoolExecutor) -> None:
     own_server.generate(prompt="warm")
     begin(callers, own_server, size="1024x1024", steps=100)
@@ -178,6 +180,7 @@ def test_a_body_that_does_not_arrive_is_answered_with_408() -> None:
     server.stop()
 
 
+@pytest.mark.whole
 def test_an_expired_file_is_gone() -> None:
     server = ServerProcess(environment={"SAFELIGHT_FILE_LIFETIME_SECONDS": "1"})
     url = server.generate(prompt="a red circle").json()["data"][0]["url"]

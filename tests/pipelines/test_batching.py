@@ -78,7 +78,7 @@ def _fit(job: Submit, kind: str, family: str) -> Submit:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.whole) for seed in range(3, 20))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.whole) for seed in range(2, 20))])
 def test_in_exact_mode_the_same_request_gives_the_same_bytes_alone_and_in_any_mix(
     checkpoints: Mapping[str, Checkpoint], kind: str, seed: int
 ) -> None:
