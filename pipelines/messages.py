@@ -7,10 +7,11 @@ Invariant: a frame is a 4-byte big-endian length and that many bytes of MessageP
 from __future__ import annotations
 
 import struct
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
+M = TypeVar("M")
 FRAME_HEADER = struct.Struct(">I")
 # A picture of 4096 x 4096 in any format stays below; a longer frame means that the stream is out of step.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
@@ -115,6 +116,10 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strength: float = 1.0
 
 
+# What is told of a picture, by name.
+Facts = dict[str, str | int | float]
+
+
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a picture is written. compression: 0 to 100, OpenAI's output_compression, where 100 is the best quality and
     the largest file; for jpeg and webp, without effect for png. facts: how the picture came about, written into the
@@ -122,7 +127,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: OutputFormat = "png"
     compression: int = 100
-    facts: dict[str, str | int | float] = msgspec.field(default_factory=dict)
+    facts: Facts = msgspec.field(default_factory=dict)
 
 
 class Submit(Message, frozen=True):
@@ -266,15 +271,17 @@ def frame_length(header: bytes) -> int:
 
 def to_command(body: bytes) -> Command:
     """Raises FramingError when the body is no command."""
-    try:
-        return _command_decoder.decode(body)
-    except UNDECODABLE as error:
-        raise FramingError(f"no message of ours: {type(error).__name__}") from error
+    return decoded(_command_decoder, body)
 
 
 def to_event(body: bytes) -> Event:
     """Raises FramingError when the body is no event."""
+    return decoded(_event_decoder, body)
+
+
+def decoded(decoder: msgspec.msgpack.Decoder[M], body: bytes | bytearray) -> M:
+    """One message of this decoder's kind. Raises FramingError when the body is none."""
     try:
-        return _event_decoder.decode(body)
+        return decoder.decode(body)
     except UNDECODABLE as error:
         raise FramingError(f"no message of ours: {type(error).__name__}") from error

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from pipelines.messages import ModelReport, ModelSpec
+from pipelines.messages import Facts, ModelReport, ModelSpec
 from server import __version__, client
 from server.api.services import Services
 from server.core import log
@@ -23,7 +23,7 @@ from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.settings import Settings, SettingsProblem, load_settings
 from server.images.fetch import FetchPolicy
-from server.images.inspect import MAX_FILE_BYTES, Facts, NoFacts, facts_of
+from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.listener import bind, serve
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
@@ -156,15 +156,23 @@ def draw_command(
         "strength": strength,
     }
     try:
-        values["output_format"] = None if output is None else client.format_of(output)
-        files = {"image": image, "mask": mask}
-        values |= {name: client.picture_text(path) for name, path in files.items() if path is not None}
-        order = client.Order(server, {name: value for name, value in values.items() if value is not None}, output, key)
+        order = order_of(values, {"image": image, "mask": mask}, output, server, key)
         with client.progress_bars(is_quiet=as_json) as bars:
             drawn = client.draw(order, bars)
     except (client.DrawingFailed, OSError) as problem:
         fail(str(problem), status=NOT_GOOD)
     print_drawn(drawn, as_json=as_json)
+
+
+def order_of(
+    values: dict[str, Any], files: dict[str, Path | None], output: Path | None, server: str, key: str | None
+) -> client.Order:
+    """What the flags ask for, without those that were not given. Raises DrawingFailed, and OSError for the files."""
+    if output is not None:
+        values = {**values, "output_format": client.format_of(output)}
+    given = {name: value for name, value in values.items() if value is not None}
+    pictures = {name: client.picture_text(path) for name, path in files.items() if path is not None}
+    return client.Order(server, given | pictures, output, key)
 
 
 def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:

@@ -22,11 +22,10 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.messages import Output
+from pipelines.messages import Facts, Output
 
 Pixels = npt.NDArray[np.uint8]
 Fact = str | int | float
-Facts = dict[str, Fact]
 
 # zlib's "Huffman only": on photographs several times quicker than Pillow's default, and no larger.
 PNG_LEVEL, PNG_HUFFMAN_ONLY = 1, 2

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pipelines.denoise.state import DenoiseState
 from pipelines.engine.candidate import Candidate, Phase
 from pipelines.families.contract import Family
-from pipelines.messages import DrawParams, Submit
+from pipelines.messages import SECOND_ORDER, DrawParams, Submit
 
 # What decoding costs beside a denoise step of one row, by the operations of SDXL's parts (10.5 and 6.8 TFLOP).
 DECODE_STEPS = 1.5
 # What preparing costs: encoding a prompt next to nothing, encoding a picture about half of decoding it.
 PREPARE_STEPS, PREPARE_PICTURE_STEPS = 0.05, 0.75
-# Samplers of second order do two forwards a step.
-SECOND_ORDER = ("heun",)
 
 
 @dataclass(slots=True)

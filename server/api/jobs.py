@@ -6,7 +6,7 @@ Invariant: a job says all that its picture depends on, so that a second try draw
 
 from __future__ import annotations
 
-from pipelines.messages import DrawParams, FamilyName, Output, Submit, forwards
+from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit, forwards
 from server.core.request import ImageRequest
 
 
@@ -38,9 +38,9 @@ def job_of(
     )
 
 
-def facts_of(request: ImageRequest, seed: int) -> dict[str, str | int | float]:
+def facts_of(request: ImageRequest, seed: int) -> Facts:
     """What the picture can be drawn again from; the worker adds the digest of the weights."""
-    facts: dict[str, str | int | float] = {
+    facts: Facts = {
         "model": request.model,
         "prompt": request.prompt,
         "seed": seed,

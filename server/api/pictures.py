@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from server.api.parse import Parsed
 from server.api.services import Services
-from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url
-from server.core import errors
+from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
 from server.core.request import ImageRequest
 from server.images.fetch import UnfetchableUrl, fetch_picture
+from server.images.inputs import refusal
 
 
 async def with_pictures(parsed: Parsed, services: Services) -> ImageRequest:
@@ -38,9 +38,7 @@ async def _obtained(param: str, source: Source, services: Services) -> bytes:
 
 def _bounded(param: str, content: bytes) -> bytes:
     if len(content) > MAX_FILE_BYTES:
-        raise errors.invalid_parameter(
-            param, f"Invalid value for '{param}': a file may have at most {MAX_FILE_BYTES} bytes."
-        )
+        raise too_large(param)
     return content
 
 
@@ -48,4 +46,4 @@ async def _fetched(param: str, url: str, services: Services) -> bytes:
     try:
         return await fetch_picture(url, services.fetch_policy)
     except UnfetchableUrl as problem:
-        raise errors.invalid_parameter(param, f"Invalid value for '{param}': the URL {problem.reason}.") from None
+        raise refusal(param, f"the URL {problem.reason}") from None

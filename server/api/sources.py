@@ -49,10 +49,14 @@ def _source(reference: Any) -> Source:
     return source
 
 
+def too_large(param: str) -> errors.SafelightError:
+    return refusal(param, f"a file may have at most {MAX_FILE_BYTES} bytes")
+
+
 def content_of(param: str, text: str) -> bytes:
     """The file that a parameter carries. Raises SafelightError."""
     if len(text) > MAX_BASE64_CHARACTERS:
-        raise refusal(param, f"a file may have at most {MAX_FILE_BYTES} bytes")
+        raise too_large(param)
     try:
         return _strictly_decoded(_base64_part(param, text))
     except ValueError:

@@ -17,7 +17,7 @@ import sys
 import msgspec
 from PIL import Image as Pictures
 
-from pipelines.messages import FRAME_HEADER, UNDECODABLE, FramingError, Message, frame_length
+from pipelines.messages import FRAME_HEADER, Message, decoded, frame_length
 from server.core import errors
 from server.core.catalogue import Limits
 from server.core.request import Size
@@ -83,18 +83,12 @@ def to_body(message: Question | Answer) -> bytes:
 
 def to_question(body: bytes | bytearray) -> Question:
     """Raises FramingError when the body is no question."""
-    try:
-        return _question_decoder.decode(body)
-    except UNDECODABLE as error:
-        raise FramingError(f"no question of ours: {type(error).__name__}") from error
+    return decoded(_question_decoder, body)
 
 
 def to_answer(body: bytes | bytearray) -> Answer:
     """Raises FramingError when the body is no answer."""
-    try:
-        return _answer_decoder.decode(body)
-    except UNDECODABLE as error:
-        raise FramingError(f"no answer of ours: {type(error).__name__}") from error
+    return decoded(_answer_decoder, body)
 
 
 def param_of(question: Question) -> str:

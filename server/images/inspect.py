@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import msgspec
 from PIL import Image
 
-Facts = dict[str, str | int | float]
+from pipelines.messages import Facts
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 64 * 1024 * 1024

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from pipelines.engine.encode import SAMPLERS, Facts, Pixels, encode, parameters_text
-from pipelines.messages import Output, OutputFormat, SamplerName, Submit, to_command, to_frame
+from pipelines.engine.encode import SAMPLERS, Pixels, encode, parameters_text
+from pipelines.messages import Facts, Output, OutputFormat, SamplerName, Submit, to_command, to_frame
 from server.images.inspect import facts_of
 from tests.pipelines.test_messages import HEADER_BYTES, PARAMS
 

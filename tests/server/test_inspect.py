@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.engine.encode import Facts, encode
-from pipelines.messages import Output, OutputFormat
+from pipelines.engine.encode import encode
+from pipelines.messages import Facts, Output, OutputFormat
 from server.images.inspect import MAX_FILE_BYTES, MAX_TEXT_BYTES, NoFacts, facts_of
 from tests.server.picture_files import RED, animation, bomb, chunk, file_of, plain, png
 
