@@ -1,6 +1,6 @@
-"""All errors that a caller can meet, in one table, and the one shape that they travel in.
+"""All errors that a caller can meet, as exceptions, and the one shape that they travel in.
 
-Knows status codes, types and texts; knows no framework.
+Knows the table of errors and how to fill in a row's words; knows no framework.
 Invariant: messages are built from constants and from what the caller sent, never from an exception's text.
 """
 
@@ -10,43 +10,36 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-INVALID_REQUEST = "invalid_request_error"
-SERVER_ERROR = "server_error"
-UNAVAILABLE = "service_unavailable_error"
+from server.core import error_table
+from server.core.error_table import ErrorRow
 
 
 class SafelightError(Exception):
-    """An answer other than success.
+    """An answer other than success: a row of the table, its words filled in, and the parameter that is to blame."""
 
-    status: HTTP. kind, code, param: OpenAI's `type`, `code` and `param`. retry_after_seconds: 1 to 60, where
-    repeating may help. should_retry: False where the official clients must not repeat by themselves.
-    """
+    def __init__(self, row: ErrorRow, param: str | None = None, **words: object) -> None:
+        self.row, self.param, self.message = row, param, row.words.format(**words)
+        super().__init__(self.message)
 
-    def __init__(
-        self,
-        status: int,
-        kind: str,
-        code: str | None,
-        message: str,
-        param: str | None = None,
-        *,
-        retry_after_seconds: int | None = None,
-        should_retry: bool | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.code, self.message, self.param = status, kind, code, message, param
-        self.retry_after_seconds, self.should_retry = retry_after_seconds, should_retry
+    @property
+    def status(self) -> int:
+        return self.row.status
+
+    @property
+    def code(self) -> str:
+        return self.row.code
 
     def body(self) -> dict[str, Any]:
         """OpenAI's envelope: all four keys, always."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        row = self.row
+        return {"error": {"message": self.message, "type": row.kind, "param": self.param, "code": row.code}}
 
     def headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
-        if self.retry_after_seconds is not None:
-            headers["retry-after"] = str(self.retry_after_seconds)
-        if self.should_retry is not None:
-            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        if self.row.retry_after_seconds is not None:
+            headers["retry-after"] = str(self.row.retry_after_seconds)
+        if self.row.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.row.should_retry else "false"
         return headers
 
 
@@ -69,130 +62,108 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def invalid_parameter(param: str | None, message: str) -> SafelightError:
-    return SafelightError(400, INVALID_REQUEST, "invalid_parameter", message, param)
+    return SafelightError(error_table.INVALID_PARAMETER, param, reason=message)
 
 
 def missing_parameter(param: str) -> SafelightError:
-    return SafelightError(
-        400, INVALID_REQUEST, "missing_required_parameter", f"Missing required parameter: '{param}'.", param
-    )
+    return SafelightError(error_table.MISSING_PARAMETER, param, name=param)
 
 
 def unknown_parameter(name: str, known: Iterable[str]) -> SafelightError:
-    message = f"Unknown parameter: {quoted(name)}.{did_you_mean(name, known)}"
-    return SafelightError(400, INVALID_REQUEST, "unknown_parameter", message, name if is_showable(name) else None)
+    param = name if is_showable(name) else None
+    suggestion = did_you_mean(name, known)
+    return SafelightError(error_table.UNKNOWN_PARAMETER, param, name=quoted(name), suggestion=suggestion)
 
 
 def invalid_json(reason: str) -> SafelightError:
-    return SafelightError(400, INVALID_REQUEST, "invalid_json", f"The request body is not valid JSON: {reason}.")
+    return SafelightError(error_table.INVALID_JSON, reason=reason)
 
 
 def invalid_form(reason: str) -> SafelightError:
-    return SafelightError(400, INVALID_REQUEST, "invalid_form", f"The request body is not a valid form: {reason}.")
+    return SafelightError(error_table.INVALID_FORM, reason=reason)
 
 
 def invalid_http() -> SafelightError:
-    return SafelightError(400, INVALID_REQUEST, "invalid_http", "The request is not valid HTTP/1.1.")
+    return SafelightError(error_table.INVALID_HTTP)
 
 
 def unsupported_media_type(message: str) -> SafelightError:
-    return SafelightError(415, INVALID_REQUEST, "unsupported_media_type", message)
+    return SafelightError(error_table.UNSUPPORTED_MEDIA_TYPE, reason=message)
 
 
 def body_too_large(limit_bytes: int) -> SafelightError:
-    message = f"The request body is larger than the limit of {limit_bytes} bytes."
-    return SafelightError(413, INVALID_REQUEST, "request_too_large", message)
+    return SafelightError(error_table.BODY_TOO_LARGE, limit_bytes=limit_bytes)
 
 
 def receive_timeout(seconds: float) -> SafelightError:
-    message = f"The request body did not arrive within {seconds:g} seconds."
-    return SafelightError(408, INVALID_REQUEST, "request_timeout", message, should_retry=False)
+    return SafelightError(error_table.RECEIVE_TIMEOUT, seconds=seconds)
 
 
 def model_not_found(name: str, known: Iterable[str]) -> SafelightError:
-    names = sorted(known)
-    message = (
-        f"The model {quoted(name)} does not exist.{did_you_mean(name, names)} GET /v1/models lists the models served."
-    )
-    return SafelightError(404, INVALID_REQUEST, "model_not_found", message, "model")
+    suggestion = did_you_mean(name, sorted(known))
+    return SafelightError(error_table.MODEL_NOT_FOUND, "model", name=quoted(name), suggestion=suggestion)
 
 
 def model_unavailable(model: str) -> SafelightError:
-    message = (
-        f"The model '{model}' cannot be served: its files are missing or damaged. Run `safelight check` on the server."
-    )
-    return SafelightError(503, UNAVAILABLE, "model_unavailable", message, "model", should_retry=False)
+    return SafelightError(error_table.MODEL_UNAVAILABLE, "model", model=model)
 
 
 def unknown_route(method: str, path: str) -> SafelightError:
-    return SafelightError(404, INVALID_REQUEST, "unknown_url", f"Unknown request URL: {method} {quoted(path)}.")
+    return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
 
 
 def method_not_allowed(method: str, allowed: str) -> SafelightError:
-    message = f"The method {quoted(method)} is not allowed here; allowed: {allowed}."
-    return SafelightError(405, INVALID_REQUEST, "method_not_allowed", message)
+    return SafelightError(error_table.METHOD_NOT_ALLOWED, method=quoted(method), allowed=allowed)
 
 
 def file_not_found() -> SafelightError:
-    return SafelightError(404, INVALID_REQUEST, "file_not_found", "There is no such file.")
+    return SafelightError(error_table.FILE_NOT_FOUND)
 
 
 def file_expired() -> SafelightError:
-    return SafelightError(410, INVALID_REQUEST, "file_expired", "The file has expired; result URLs live for an hour.")
+    return SafelightError(error_table.FILE_EXPIRED)
 
 
 def overloaded(waiting: int) -> SafelightError:
-    message = f"The server is busy: {waiting} pictures are waiting. Try again later."
-    return SafelightError(503, UNAVAILABLE, "server_is_overloaded", message, retry_after_seconds=10)
+    return SafelightError(error_table.OVERLOADED, waiting=waiting)
 
 
 def worker_unavailable() -> SafelightError:
-    message = "No worker process can be started at the moment."
-    return SafelightError(503, UNAVAILABLE, "server_is_overloaded", message, retry_after_seconds=30)
+    return SafelightError(error_table.WORKER_UNAVAILABLE)
 
 
 def shutting_down() -> SafelightError:
-    return SafelightError(503, UNAVAILABLE, "server_is_overloaded", "The server is stopping.", retry_after_seconds=5)
+    return SafelightError(error_table.SHUTTING_DOWN)
 
 
 def worker_lost() -> SafelightError:
-    message = "The worker process ended twice while it drew this picture; it is not tried again."
-    return SafelightError(500, SERVER_ERROR, "worker_lost", message, should_retry=False)
+    return SafelightError(error_table.WORKER_LOST)
 
 
 def generation_failed(message: str) -> SafelightError:
-    return SafelightError(500, SERVER_ERROR, "generation_failed", message, should_retry=False)
+    return SafelightError(error_table.GENERATION_FAILED, reason=message)
 
 
 def insufficient_memory(message: str) -> SafelightError:
-    return SafelightError(500, SERVER_ERROR, "insufficient_memory", message, should_retry=False)
+    return SafelightError(error_table.INSUFFICIENT_MEMORY, reason=message)
 
 
 def too_slow_for_a_plain_answer(seconds: float, limit_seconds: float) -> SafelightError:
-    message = (
-        f"These pictures would take about {seconds:.0f} seconds, and a plain answer may take {limit_seconds:.0f}: many "
-        "clients give up without a sign. Send 'stream': true, which has no such limit, or ask for less work."
-    )
-    return SafelightError(400, INVALID_REQUEST, "request_too_long", message, "stream")
+    row = error_table.TOO_SLOW_FOR_A_PLAIN_ANSWER
+    return SafelightError(row, "stream", seconds=seconds, limit_seconds=limit_seconds)
 
 
 def queue_too_long(seconds: float, limit_seconds: float) -> SafelightError:
-    message = (
-        f"The server is busy: these pictures would be there in about {seconds:.0f} seconds, and a plain answer may "
-        f"take {limit_seconds:.0f}. Send 'stream': true, which has no such limit, or try again later."
-    )
-    return SafelightError(503, UNAVAILABLE, "server_is_overloaded", message, retry_after_seconds=30)
+    return SafelightError(error_table.QUEUE_TOO_LONG, seconds=seconds, limit_seconds=limit_seconds)
 
 
 def storage_full() -> SafelightError:
-    message = "The server's disk quota for result files is used up. Ask for 'b64_json', or try again later."
-    return SafelightError(503, UNAVAILABLE, "storage_full", message, retry_after_seconds=60)
+    return SafelightError(error_table.STORAGE_FULL)
 
 
 def storage_failed() -> SafelightError:
-    message = "The picture was drawn but could not be stored on this server."
-    return SafelightError(500, SERVER_ERROR, "storage_failed", message, should_retry=False)
+    return SafelightError(error_table.STORAGE_FAILED)
 
 
 def internal_error() -> SafelightError:
-    return SafelightError(500, SERVER_ERROR, "internal_error", "The server failed to answer this request.")
+    return SafelightError(error_table.INTERNAL_ERROR)

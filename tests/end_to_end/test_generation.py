@@ -116,8 +116,8 @@ def test_names_that_clients_have_built_in_answer_in_the_form_they_expect(
 
 
 def test_parameters_without_effect_are_named(server: ServerProcess) -> None:
-    reply = server.generate(prompt="a red circle", quality="hd", style="vivid", user="u1")
-    assert reply.headers["x-safelight-ignored"] == "quality, style"
+    reply = server.generate(prompt="a red circle", quality="hd", style="vivid", user="u1", partial_images=2)
+    assert reply.headers["x-safelight-ignored"] == "partial_images"
 
 
 def test_a_prompt_of_thousands_of_emoji_is_drawn(server: ServerProcess) -> None:

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from server.core import errors
+from server.core import error_table, errors
+from server.core.error_table import ErrorRow
 from server.core.errors import SafelightError, did_you_mean, quoted
 
 HOSTILE = "\ud800\0\x1b[31m\r\nset-cookie: x\u202e'\"" + "k" * 10_000
@@ -48,6 +49,10 @@ def test_every_error_of_the_table_is_tested_here() -> None:
     assert makers == set(EVERY_ERROR)
 
 
+def test_every_row_of_the_table_is_raised_by_someone() -> None:
+    assert {error.row for error in EVERY_ERROR.values()} == set(error_table.TABLE)
+
+
 @each_error
 def test_the_envelope_always_has_its_four_keys(error: SafelightError) -> None:
     body = error.body()
@@ -73,8 +78,8 @@ def test_messages_are_ascii_without_control_characters(error: SafelightError) ->
 
 @each_error
 def test_the_type_fits_the_status(error: SafelightError) -> None:
-    kinds = {400: errors.INVALID_REQUEST, 500: errors.SERVER_ERROR, 503: errors.UNAVAILABLE}
-    assert error.kind == kinds[error.status if error.status >= 500 else 400]
+    kinds = {400: error_table.INVALID_REQUEST, 500: error_table.SERVER_ERROR, 503: error_table.UNAVAILABLE}
+    assert error.row.kind == kinds[error.status if error.status >= 500 else 400]
     assert error.status in {400, 404, 405, 408, 410, 413, 415, 500, 503}
 
 
@@ -93,8 +98,8 @@ def test_an_error_without_advice_has_no_headers() -> None:
 
 @pytest.mark.parametrize(("should_retry", "text"), [(True, "true"), (False, "false")])
 def test_the_advice_to_retry_becomes_a_header(should_retry: bool, text: str) -> None:
-    error = SafelightError(500, errors.SERVER_ERROR, None, "x", should_retry=should_retry, retry_after_seconds=3)
-    assert error.headers() == {"retry-after": "3", "x-should-retry": text}
+    row = ErrorRow(503, error_table.UNAVAILABLE, "x", "x", "x", retry_after_seconds=3, should_retry=should_retry)
+    assert SafelightError(row).headers() == {"retry-after": "3", "x-should-retry": text}
 
 
 @pytest.mark.parametrize("name", ["worker_lost", "generation_failed", "insufficient_memory", "model_unavailable"])

@@ -1,0 +1,190 @@
+"""The one table of errors: status, type, code, words and advice to retry, a row for each way in which a request fails.
+
+Knows constants only. `docs/errors.md` is this table as a page: `python -m server.core.error_table > docs/errors.md`.
+Invariant: a message holds nothing but its row's words and what the caller sent or may know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+UNAVAILABLE = "service_unavailable_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """One error.
+
+    status: HTTP. kind and code: OpenAI's `type` and `code`. words: the message, with its blanks in braces.
+    retry_after_seconds: 1 to 60, where repeating may help. should_retry: False where the official clients must not
+    repeat by themselves. when: the cause, for the page.
+    """
+
+    status: int
+    kind: str
+    code: str
+    words: str
+    when: str
+    retry_after_seconds: int | None = None
+    should_retry: bool | None = None
+
+
+def _refused(status: int, code: str, words: str, when: str, should_retry: bool | None = None) -> ErrorRow:
+    return ErrorRow(status, INVALID_REQUEST, code, words, when, should_retry=should_retry)
+
+
+def _failed(code: str, words: str, when: str, should_retry: bool | None = False) -> ErrorRow:
+    return ErrorRow(500, SERVER_ERROR, code, words, when, should_retry=should_retry)
+
+
+def _busy(code: str, words: str, when: str, retry_after_seconds: int) -> ErrorRow:
+    return ErrorRow(503, UNAVAILABLE, code, words, when, retry_after_seconds)
+
+
+INVALID_PARAMETER = _refused(
+    400, "invalid_parameter", "{reason}", "a value of the wrong type or out of range: `param` names it"
+)
+MISSING_PARAMETER = _refused(
+    400, "missing_required_parameter", "Missing required parameter: '{name}'.", "no `prompt`, or no `image` for an edit"
+)
+UNKNOWN_PARAMETER = _refused(
+    400, "unknown_parameter", "Unknown parameter: {name}.{suggestion}", "a parameter that does not exist"
+)
+INVALID_JSON = _refused(
+    400, "invalid_json", "The request body is not valid JSON: {reason}.", "the body is not one JSON object"
+)
+INVALID_FORM = _refused(
+    400, "invalid_form", "The request body is not a valid form: {reason}.", "the body is no whole multipart form"
+)
+INVALID_HTTP = _refused(
+    400, "invalid_http", "The request is not valid HTTP/1.1.", "what came over the connection is no HTTP"
+)
+TOO_SLOW_FOR_A_PLAIN_ANSWER = _refused(
+    400,
+    "request_too_long",
+    "These pictures would take about {seconds:.0f} seconds, and a plain answer may take {limit_seconds:.0f}: many "
+    "clients give up without a sign. Send 'stream': true, which has no such limit, or ask for less work.",
+    "this much work would outlast the patience of plain clients, on an idle server too",
+)
+MODEL_NOT_FOUND = _refused(
+    404,
+    "model_not_found",
+    "The model {name} does not exist.{suggestion} GET /v1/models lists the models served.",
+    "neither a model's id nor an alias",
+)
+UNKNOWN_ROUTE = _refused(404, "unknown_url", "Unknown request URL: {method} {path}.", "no such route")
+FILE_NOT_FOUND = _refused(404, "file_not_found", "There is no such file.", "a result URL that was never given out")
+METHOD_NOT_ALLOWED = _refused(
+    405,
+    "method_not_allowed",
+    "The method {method} is not allowed here; allowed: {allowed}.",
+    "the route exists for other methods",
+)
+RECEIVE_TIMEOUT = _refused(
+    408,
+    "request_timeout",
+    "The request body did not arrive within {seconds:g} seconds.",
+    "the body came too slowly",
+    should_retry=False,
+)
+FILE_EXPIRED = _refused(
+    410, "file_expired", "The file has expired; result URLs live for an hour.", "a result URL after its hour"
+)
+BODY_TOO_LARGE = _refused(
+    413,
+    "request_too_large",
+    "The request body is larger than the limit of {limit_bytes} bytes.",
+    "the body is larger than the server takes",
+)
+UNSUPPORTED_MEDIA_TYPE = _refused(
+    415, "unsupported_media_type", "{reason}", "neither JSON nor, where one is taken, a form; or a compressed body"
+)
+
+GENERATION_FAILED = _failed("generation_failed", "{reason}", "this picture could not be drawn")
+INSUFFICIENT_MEMORY = _failed(
+    "insufficient_memory", "{reason}", "this picture does not fit into the device's memory, not even alone"
+)
+WORKER_LOST = _failed(
+    "worker_lost",
+    "The worker process ended twice while it drew this picture; it is not tried again.",
+    "this picture cost two worker processes",
+)
+STORAGE_FAILED = _failed(
+    "storage_failed",
+    "The picture was drawn but could not be stored on this server.",
+    "the disk of the result files refused the file",
+)
+INTERNAL_ERROR = _failed(
+    "internal_error",
+    "The server failed to answer this request.",
+    "a defect of the server; its log has the request id",
+    should_retry=None,
+)
+
+OVERLOADED = _busy(
+    "server_is_overloaded",
+    "The server is busy: {waiting} pictures are waiting. Try again later.",
+    "more pictures wait than may",
+    10,
+)
+QUEUE_TOO_LONG = _busy(
+    "server_is_overloaded",
+    "The server is busy: these pictures would be there in about {seconds:.0f} seconds, and a plain answer may "
+    "take {limit_seconds:.0f}. Send 'stream': true, which has no such limit, or try again later.",
+    "the pictures before this one would outlast the patience of plain clients",
+    30,
+)
+WORKER_UNAVAILABLE = _busy(
+    "server_is_overloaded",
+    "No worker process can be started at the moment.",
+    "worker processes end as soon as they start",
+    30,
+)
+SHUTTING_DOWN = _busy("server_is_overloaded", "The server is stopping.", "the server was told to stop", 5)
+STORAGE_FULL = _busy(
+    "storage_full",
+    "The server's disk quota for result files is used up. Ask for 'b64_json', or try again later.",
+    "the result files that wait for their hour fill the quota",
+    60,
+)
+MODEL_UNAVAILABLE = ErrorRow(
+    503,
+    UNAVAILABLE,
+    "model_unavailable",
+    "The model '{model}' cannot be served: its files are missing or damaged. Run `safelight check` on the server.",
+    "this model's files are missing or damaged; the other models are served",
+    should_retry=False,
+)
+
+TABLE = tuple(row for row in globals().values() if isinstance(row, ErrorRow))
+
+
+def page() -> str:
+    """The table as Markdown."""
+    lines = [
+        "# Errors",
+        "",
+        'Every failure is `{"error": {"message", "type", "param", "code"}}` with an `x-request-id` header, whichever',
+        "route, client or prefix. A stream that has begun carries the same object in an event `error`. Words in braces",
+        "are filled in; `Retry-After` is in seconds, and `x-should-retry: false` keeps the official clients from",
+        "repeating what cannot succeed.",
+        "",
+        "This page is printed by `python -m server.core.error_table`.",
+        "",
+        "| status | type | code | message | when | `Retry-After` | `x-should-retry` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(_line(row) for row in sorted(TABLE, key=lambda row: row.status))]) + "\n"
+
+
+def _line(row: ErrorRow) -> str:
+    advice = "" if row.should_retry is None else f"`{str(row.should_retry).lower()}`"
+    kind, code = f"`{row.kind}`", f"`{row.code}`"
+    cells = (str(row.status), kind, code, row.words, row.when, str(row.retry_after_seconds or ""), advice)
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
