@@ -175,15 +175,23 @@ def _inside(centre: float, radius: float, length: int) -> float:
 
 
 def paint(
-    scene: Scene, width_px: int, height_px: int, rng: random.Random | None = None, oversample: int = 2
+    scene: Scene,
+    width_px: int,
+    height_px: int,
+    rng: random.Random | None = None,
+    oversample: int = 2,
+    play: float = 1.0,
 ) -> Image.Image:
-    """Paint a scene as RGB. With `rng` the place, size and turn of each shape vary a little, as seeds should."""
+    """Paint a scene as RGB.
+
+    With `rng` the place, size and turn of each shape vary a little, as seeds should; `play`, 0 to 1, says how much.
+    """
     wide, high = width_px * oversample, height_px * oversample
     background = COLOURS[scene.background]
     picture = Image.new("RGB", (wide, high), background)
     pen = ImageDraw.Draw(picture)
     for thing in scene.things:
-        shift_x, shift_y, grow, turn = (rng.uniform(-1, 1) for _ in range(4)) if rng else (0.0, 0.0, 0.0, 0.0)
+        shift_x, shift_y, grow, turn = (rng.uniform(-play, play) for _ in range(4)) if rng else (0.0, 0.0, 0.0, 0.0)
         shorter = min(wide, high)
         radius = scene.radius(thing) * (1 + 0.07 * grow) * shorter
         centre = (

@@ -8,16 +8,21 @@ Source: OpenAPI 3.1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from fastapi.utils import generate_unique_id
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
 from server.core.request import EchoedQuality
+from server.images.store import FORMATS
 
 REFERENCE = "#/components/schemas/{model}"
 EXAMPLES = {
@@ -28,16 +33,55 @@ EXAMPLES = {
         "strength": 0.6,
     },
 }
-# What every route may answer beside success.
+# What the fields of a body cannot say one by one.
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "EditBody": {"anyOf": [{"required": ["image"]}, {"required": ["images"]}]},
+    "VariationBody": {"required": ["image"]},
+}
 ERROR_STATUSES: Mapping[int, str] = {
     400: "A parameter or the body is wrong.",
     404: "The model or the file does not exist.",
     408: "The body did not arrive in time.",
+    410: "The file has expired.",
     413: "The body is too large.",
     415: "The body is of another type.",
-    500: "The picture could not be drawn.",
+    500: "The server failed.",
     503: "The server is busy, stopping, or cannot draw.",
 }
+# What a route that takes a body may answer beside success.
+BODY_ERRORS = (400, 404, 408, 413, 415, 500, 503)
+HEADERS: Mapping[str, Any] = {
+    "x-request-id": {
+        "description": "Names this request in the server's log.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^req_[0-9a-f]+$"},
+    },
+    "openai-processing-ms": {
+        "description": "From the request's arrival to the beginning of the answer.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+ERROR_HEADERS: Mapping[str, Any] = {
+    **HEADERS,
+    "retry-after": {
+        "description": "Seconds, where repeating may help.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 60},
+    },
+    "x-should-retry": {
+        "description": "false where the official clients must not repeat by themselves.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    },
+}
+DRAWN_HEADERS: Mapping[str, Any] = {
+    **HEADERS,
+    "x-safelight-ignored": {
+        "description": "The parameters that were sent and had no effect.",
+        "schema": {"type": "string"},
+    },
+}
+# A name in a route's path.
+PLACE = re.compile(r"\{(\w+)\}", re.ASCII)
 
 
 class _Described(BaseModel):
@@ -96,8 +140,26 @@ class Model(_Described):
 
 
 class ModelList(_Described):
+    """All names that requests may carry."""
+
     object: str
     data: list[Model]
+
+
+class Liveness(_Described):
+    """The server process answers."""
+
+    status: Literal["live"]
+
+
+class Readiness(_Described):
+    """Whether the server can draw; if it cannot, the status is 503."""
+
+    status: Literal["ready", "not ready"]
+    worker: Literal["ready", "starting"]
+    device: str | None
+    restarts: int = Field(description="How many worker processes were replaced.")
+    models: dict[str, Literal["available", "unavailable"]]
 
 
 class ErrorDetail(_Described):
@@ -120,27 +182,42 @@ DESCRIBED: tuple[type[BaseModel], ...] = (
     ImagesReply,
     Model,
     ModelList,
+    Liveness,
+    Readiness,
     ErrorReply,
 )
 
 
 def operation(reply: type[BaseModel], body: type[CommonBody] | None = None) -> dict[str, Any]:
     """What a route adds to its description. Requests for pictures with a file of their own may also be forms."""
-    described: dict[str, Any] = {"responses": {"200": _answer(reply.__doc__ or reply.__name__, reply)}}
-    if body is not None:
-        content = {"application/json": _media(body)}
-        if body is not GenerationBody:
-            content["multipart/form-data"] = {"schema": _form_of(body)}
-        if "stream" in body.model_fields:
-            described["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-        described["requestBody"] = {"required": True, "content": content}
-    for status, text in ERROR_STATUSES.items():
-        described["responses"][str(status)] = _answer(text, ErrorReply)
-    return described
+    if body is None:
+        return {"responses": {"200": _answer(reply), **_refusals(500)}}
+    content = {"application/json": _media(body)}
+    if body is not GenerationBody:
+        content["multipart/form-data"] = _form_of(body)
+    drawn = {**_answer(reply), "headers": DRAWN_HEADERS}
+    if "stream" in body.model_fields:
+        # OpenAPI 3.1 has no words for a sequence of events; a schema would be read as that of each, or of all.
+        drawn["content"]["text/event-stream"] = {}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": drawn, **_refusals(*BODY_ERRORS)},
+    }
 
 
-def _answer(description: str, reply: type[BaseModel]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _reference(reply)}}}
+def _answer(reply: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": _reference(reply)}}
+    return {"description": reply.__doc__, "headers": HEADERS, "content": content}
+
+
+def _refusals(*statuses: int) -> dict[str, Any]:
+    refusal = {**_answer(ErrorReply), "headers": ERROR_HEADERS}
+    return {str(status): {**refusal, "description": ERROR_STATUSES[status]} for status in statuses}
+
+
+def _file_responses() -> dict[str, Any]:
+    content = {f"image/{name}": {"schema": {"type": "string", "format": "binary"}} for name in FORMATS.values()}
+    return {"200": {"description": "The picture.", "headers": HEADERS, "content": content}, **_refusals(404, 410, 500)}
 
 
 def _media(body: type[BaseModel]) -> dict[str, Any]:
@@ -157,12 +234,28 @@ def _form_of(body: type[CommonBody]) -> dict[str, Any]:
     schema = copy.deepcopy(body.model_json_schema(ref_template=REFERENCE))
     schema.pop("$defs", None)
     file = {"type": "string", "format": "binary"}
-    schema["properties"] = {name: field for name, field in schema["properties"].items() if name != "images"}
+    fields = {name: _part_of(field) for name, field in schema["properties"].items() if name != "images"}
     for name in ("image", "mask"):
-        if name in schema["properties"]:
-            schema["properties"][name] = {**file, "description": schema["properties"][name].get("description", "")}
+        if name in fields:
+            fields[name] = {**file, "description": fields[name].get("description", "")}
+    schema["properties"] = fields
     schema["required"] = [*schema.get("required", []), "image"]
-    return schema
+    # An object is sent as parts with names such as svg[a].
+    return {"schema": schema, "encoding": {"svg": {"style": "deepObject"}}} if "svg" in fields else {"schema": schema}
+
+
+def _part_of(field: Mapping[str, Any]) -> dict[str, Any]:
+    """A field without null, which no part of a form can be."""
+    forms = [form for form in field.get("anyOf", ()) if form != {"type": "null"}]
+    return {**{key: value for key, value in field.items() if key != "anyOf"}, **(forms[0] if len(forms) == 1 else {})}
+
+
+# The routes that bring no `operation` of their own.
+RESPONSES: Mapping[str, Mapping[str, Any]] = {
+    "/files/{name}": _file_responses(),
+    "/health/live": {"200": _answer(Liveness), **_refusals(500)},
+    "/health/ready": {"200": _answer(Readiness), "503": _answer(Readiness), **_refusals(500)},
+}
 
 
 def describe(app: FastAPI) -> None:
@@ -170,10 +263,42 @@ def describe(app: FastAPI) -> None:
 
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
-            _, definitions = models_json_schema([(one, "validation") for one in DESCRIBED], ref_template=REFERENCE)
-            made.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            routes = list(_one_method_each(app.routes))
+            made = get_openapi(title=app.title, version=app.version, routes=routes, description=app.description)
+            for path, operations in made["paths"].items():
+                for described in operations.values():
+                    _complete(path, described)
+            made["components"] = {"schemas": _schemas()}
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = description  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _one_method_each(routes: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+    """A route of two methods is two operations, and each needs an id of its own."""
+    for route in routes:
+        if isinstance(route, APIRoute):
+            for method in sorted(route.methods or ()):
+                single = copy.copy(route)
+                single.methods = {method}
+                single.unique_id = generate_unique_id(single)
+                yield single
+
+
+def _complete(path: str, described: dict[str, Any]) -> None:
+    """Add what FastAPI cannot see, as the routes take a bare request: names in the path, and their own answers."""
+    described["responses"] = dict(RESPONSES.get(path, described["responses"]))
+    names = PLACE.findall(path)
+    if names:
+        text = {"type": "string"}
+        described["parameters"] = [{"name": name, "in": "path", "required": True, "schema": text} for name in names]
+        described["responses"].update(_refusals(404))
+
+
+def _schemas() -> dict[str, Any]:
+    _, made = models_json_schema([(one, "validation") for one in DESCRIBED], ref_template=REFERENCE)
+    schemas: dict[str, Any] = made["$defs"]
+    for name, needed in NEEDED.items():
+        schemas[name].update(needed)
+    return schemas

@@ -18,7 +18,9 @@ from server.core import errors
 # escapes the brackets.
 PICTURE_NAMES = dict.fromkeys(("image", "image[]", "image%5B%5D", "images", "images[]", "images%5B%5D"), "image")
 MASK_NAMES = dict.fromkeys(("mask", "mask[]", "mask%5B%5D"), "mask")
-NESTED = re.compile(r"([a-z_]{1,40})\[([a-z_]{1,40})\]", re.ASCII)
+# Accepted without effect, and a file in OpenAI's own clients.
+IDLE_FILE = "markup"
+NESTED = re.compile(r"[a-z_]{1,40}(\[[a-z_]{1,40}\]){1,3}", re.ASCII)
 # Longer ones are out of every range; they stay text, so that their parameter is named.
 INTEGER = re.compile(r"-?[0-9]{1,25}", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -61,15 +63,18 @@ def values_of(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _take_scalar(values: dict[str, Any], part: Part) -> None:
-    if part.is_file:
-        message = f"The part {errors.quoted(part.name)} was sent as a file; only 'image' and 'mask' are files."
+    if part.is_file and part.name != IDLE_FILE:
+        message = (
+            f"The part {errors.quoted(part.name)} was sent as a file; only 'image', 'mask' and 'markup' are files."
+        )
         raise errors.invalid_parameter(_short(part.name), message)
-    nested = NESTED.fullmatch(part.name)
-    target = values.setdefault(nested[1], {}) if nested else values
-    name = nested[2] if nested else part.name
+    *objects, name = re.findall(r"[^\[\]]+", part.name) if NESTED.fullmatch(part.name) else [part.name]
+    target: Any = values
+    for outer in objects:
+        target = target.setdefault(outer, {}) if isinstance(target, dict) else None
     if not isinstance(target, dict) or name in target:
         raise errors.invalid_parameter(_short(name), f"The part {errors.quoted(part.name)} stands there twice.")
-    target[name] = CONVERSIONS.get(part.name, str)(part.text())
+    target[name] = part.content if part.is_file else CONVERSIONS.get(part.name, str)(part.text())
 
 
 def _short(name: str) -> str | None:

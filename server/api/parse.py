@@ -61,6 +61,7 @@ NEVER_OF_EFFECT = (
     "svg",
     "markup",
 )
+PICTURES = ("image", "images", "mask")
 MAX_WEBP_SIDE_PX = 16_383
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ def _checked(operation: Operation, values: Mapping[str, Any]) -> CommonBody:
     unknown = next((name for name in values if name not in form.model_fields), None)
     if unknown is not None:
         raise errors.unknown_parameter(unknown, form.model_fields)
-    given = {name: value for name, value in values.items() if value is not None and not _holds_files(value)}
+    given = {name: value for name, value in values.items() if value is not None and not _holds_pictures(name, value)}
     if "prompt" in form.model_fields and "prompt" not in given:
         raise errors.missing_parameter("prompt")
     try:
@@ -154,8 +155,10 @@ def _checked(operation: Operation, values: Mapping[str, Any]) -> CommonBody:
     return body
 
 
-def _holds_files(value: object) -> bool:
-    return isinstance(value, bytes) or (isinstance(value, list) and any(isinstance(item, bytes) for item in value))
+def _holds_pictures(name: str, value: object) -> bool:
+    """Whether these are files that are to be drawn from."""
+    files = value if isinstance(value, list) else [value]
+    return name in PICTURES and any(isinstance(item, bytes) for item in files)
 
 
 def _refusal(form: type[CommonBody], param: str) -> errors.SafelightError:
@@ -292,12 +295,17 @@ def _sampler(body: CommonBody, quality: QualityPreset, steps: int, model: str, e
 
 
 def _strength(body: CommonBody, has_mask: bool, steps: int, entry: ModelEntry) -> float:
-    """Raises SafelightError when it is so small that not one of the steps remains."""
-    strength = float(body.strength if body.strength is not None else _default_strength(body, has_mask, entry))
+    """What was asked for; else the model's default, or what is just enough where that would leave no step to do.
+
+    Raises SafelightError when what was asked for leaves none.
+    """
+    strength = float(_default_strength(body, has_mask, entry) if body.strength is None else body.strength)
     if steps_after(entry.family, steps, strength) > 0:
         return strength
     parts = (part / STRENGTH_PARTS for part in range(1, STRENGTH_PARTS + 1))
     least = next(part for part in parts if steps_after(entry.family, steps, part) > 0)
+    if body.strength is None:
+        return least
     message = (
         f"A strength of {strength:g} leaves none of the {steps} denoise steps. Supported values with so many steps "
         f"are: a number from {least:g} to 1."

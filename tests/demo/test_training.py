@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage in (text, t5):
             patched.setattr(stage, "PHASES", (Phase(2, ((4, 0, 0),)),))
         vae, encoders = autoencoder.train_autoencoder(work), text.train_text_encoders(work)
-        lessons: dict[Size, Lessons] = {(256, 256): make_lessons(vae, 256, 256, 4)}
+        lessons: dict[Size, Lessons] = {(256, 256): make_lessons(vae, 256, 256, 4, play=1.0)}
         unet = train_sdxl_denoiser(lessons, encoders, work, FEW)
         sd21_text, t5_text = text.without_last_layer(encoders), t5.train_t5(work)
         sd21_unet = train_sd21_denoiser(lessons, sd21_text, unet, work, FEW)

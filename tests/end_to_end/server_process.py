@@ -30,6 +30,8 @@ class ServerProcess:
 
     def __post_init__(self) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SAFELIGHT_")}
+        # Whoever tests beside other work keeps the workers from fighting over the cores.
+        inherited |= {name: os.environ[name] for name in ("SAFELIGHT_THREADS",) if name in os.environ}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server.cli", "serve", "--port", "0", *self.arguments],
             stdout=subprocess.PIPE,

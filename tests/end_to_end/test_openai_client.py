@@ -60,6 +60,19 @@ def test_the_asynchronous_client_generates_for_gpt_image_names(server: ServerPro
     assert base64.b64decode(asyncio.run(generate_asynchronously(f"{server.url}/api"))).startswith(b"\x89PNG")
 
 
+async def stream_asynchronously(url: str) -> list[str]:
+    async with AsyncOpenAI(base_url=url, api_key="unused", max_retries=0) as client:
+        stream = await client.images.generate(
+            prompt="a red circle", size="256x256", stream=True, partial_images=1, extra_body={"steps": 4}
+        )
+        return [event.type async for event in stream]
+
+
+def test_the_asynchronous_client_streams(server: ServerProcess) -> None:
+    events = asyncio.run(stream_asynchronously(f"{server.url}/v1"))
+    assert events == ["image_generation.partial_image", "image_generation.completed"]
+
+
 def test_it_lists_and_retrieves_models(client: OpenAI) -> None:
     listed = [model.id for model in client.models.list()]
     assert listed[0] == "demo-sdxl"

@@ -80,6 +80,12 @@ def test_a_text_becomes_a_number_only_where_it_can_be_nothing_else(name: str, co
 
 def test_nested_objects_arrive_in_brackets() -> None:
     assert values_of([text("svg[model]", "x"), text("svg[effort]", "y")]) == {"svg": {"model": "x", "effort": "y"}}
+    deep = [text("svg[model]", "x"), text("svg[reasoning][effort]", "none")]
+    assert values_of(deep) == {"svg": {"model": "x", "reasoning": {"effort": "none"}}}
+
+
+def test_a_markup_comes_as_a_file() -> None:
+    assert values_of([file("markup")]) == {"markup": b"picture"}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,9 @@ def test_nested_objects_arrive_in_brackets() -> None:
         ([text("n", "1"), text("n", "2")], "n"),
         ([text("svg[model]", "x"), text("svg[model]", "y")], "model"),
         ([text("svg", "x"), text("svg[model]", "y")], "model"),
+        ([text("svg[model]", "x"), text("svg[model][effort]", "y")], "effort"),
+        ([text("svg", "x"), text("svg[reasoning][effort]", "y")], "effort"),
+        ([file("markup"), file("markup")], "markup"),
         ([file("prompt")], "prompt"),
         ([file("x" * 100)], None),
     ],

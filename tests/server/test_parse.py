@@ -345,6 +345,11 @@ def test_an_edit_names_its_picture_in_openais_form_or_in_ours(catalogue: Catalog
     assert (request.operation, request.response_format) == ("edit", "b64_json")
 
 
+@pytest.mark.parametrize("markup", [b"file", PICTURE])
+def test_a_markup_is_accepted_and_reported_as_ignored(catalogue: Catalogue, markup: object) -> None:
+    assert parse_request("edit", {"prompt": "x", "image": PICTURE, "markup": markup}, catalogue).ignored == ("markup",)
+
+
 @pytest.mark.parametrize("operation", ["edit", "variation"])
 def test_an_edit_or_a_variation_without_a_picture_is_refused(catalogue: Catalogue, operation: Operation) -> None:
     values: dict[str, Any] = {"prompt": "x"} if operation == "edit" else {}

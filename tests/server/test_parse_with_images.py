@@ -130,10 +130,9 @@ def test_a_strength_that_leaves_no_step_is_refused_with_the_smallest_that_does(
     assert parse(catalogue, image=large, model=model, steps=steps, strength=least).strength == least
 
 
-def test_the_models_own_strength_is_refused_too_where_it_leaves_no_step(catalogue: Catalogue) -> None:
-    error = refusal(catalogue, image=PICTURE, steps=1)
-    assert error.param == "strength"
-    assert "a number from 1 to 1" in error.message
+def test_the_models_own_strength_grows_where_it_would_leave_no_step(catalogue: Catalogue) -> None:
+    assert parse(catalogue, image=PICTURE, steps=1).strength == 1.0
+    assert parse(catalogue, image=PICTURE, steps=2).strength == 0.5
 
 
 @pytest.mark.parametrize("model", ["tiny", "old", "flow"])

@@ -145,9 +145,11 @@ def evenly_weighted(error: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return (weight * (error.square() + 0.3 * error.abs())).mean()
 
 
-def to_pixels(scenes: list[Scene], width_px: int, height_px: int, rng: random.Random) -> torch.Tensor:
+def to_pixels(
+    scenes: list[Scene], width_px: int, height_px: int, rng: random.Random, play: float = 1.0
+) -> torch.Tensor:
     """The scenes, painted, as (count, 3, H, W) in [-1, 1]."""
-    painted = np.stack([np.asarray(paint(scene, width_px, height_px, rng)) for scene in scenes])
+    painted = np.stack([np.asarray(paint(scene, width_px, height_px, rng, play=play)) for scene in scenes])
     return torch.from_numpy(painted).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

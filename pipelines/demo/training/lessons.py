@@ -45,25 +45,25 @@ class Lessons:
 
 
 @torch.no_grad()
-def make_lessons(vae: AutoencoderKL, width_px: int, height_px: int, count: int) -> Lessons:
+def make_lessons(vae: AutoencoderKL, width_px: int, height_px: int, count: int, play: float) -> Lessons:
     rng = random.Random(f"{width_px}x{height_px}")
     chunk = max(1, 8 * 256 * 256 // (width_px * height_px))
     latents: list[torch.Tensor] = []
     captions: list[str] = []
     for start in range(0, count, chunk):
         scenes = [training_scene(rng, PAIR_SHARE) for _ in range(min(chunk, count - start))]
-        latents.append(vae.encode(to_pixels(scenes, width_px, height_px, rng)).latent_dist.mode().half())
+        latents.append(vae.encode(to_pixels(scenes, width_px, height_px, rng, play)).latent_dist.mode().half())
         captions += [reworded(scene, rng) for scene in scenes]
     return Lessons(torch.cat(latents), captions)
 
 
-def cached_lessons(vae: AutoencoderKL, folder: Path) -> dict[Size, Lessons]:
-    """All sizes, from files where they are there, else made and written."""
+def cached_lessons(vae: AutoencoderKL, folder: Path, play: float = 1.0) -> dict[Size, Lessons]:
+    """All sizes, from files where they are there, else made and written. play: of `paint`."""
     lessons: dict[Size, Lessons] = {}
     for (width_px, height_px), count in CACHED_SCENES.items():
-        file = folder / f"lessons-{width_px}x{height_px}.pt"
+        file = folder / f"lessons-{width_px}x{height_px}-{play:g}.pt"
         if not file.exists():
-            made = make_lessons(vae, width_px, height_px, count)
+            made = make_lessons(vae, width_px, height_px, count, play)
             torch.save((made.latents, made.captions), file)
             print(f"encoded {count} scenes of {width_px}x{height_px}", flush=True)
         lessons[(width_px, height_px)] = Lessons(*torch.load(file, weights_only=True))
