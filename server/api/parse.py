@@ -324,7 +324,11 @@ def _default_strength(body: CommonBody, has_mask: bool, entry: ModelEntry) -> fl
 def _ignored(body: CommonBody, image: Source | None, entry: ModelEntry) -> tuple[str, ...]:
     """The parameters that were sent and do nothing, in the order in which they are described."""
     quality = QUALITIES[body.quality]
+    is_flux = entry.family == "flux"
     idle = {
+        "negative_prompt": is_flux,
+        # FLUX takes guidance as an input of the model, or not at all, and then its entry says 0.
+        "guidance_scale": is_flux and entry.defaults.guidance_scale == 0,
         "quality": quality != "standard" and quality not in entry.presets.quality,
         "style": getattr(body, "style", None) not in entry.presets.style,
         "output_compression": body.output_format in (None, "png"),

@@ -186,18 +186,21 @@ def mended(body: Body, path: str, *, is_form: bool) -> Body:
     mended = {name: value if value is None else MENDS.get(name, whole)(value) for name, value in body.items()}
     if is_form:
         mended = as_parts(mended)
-    given = {name for name, value in mended.items() if value is not None}
-    if not given & {"image", "images"} and path in PATHS_THAT_NEED_A_PICTURE:
-        mended["image"] = PICTURE_AS_TEXT
-    has_picture = path in PATHS_THAT_NEED_A_PICTURE or "image" in given
-    unfit = misplaced(given, has_picture=has_picture)
+    if path in PATHS_THAT_NEED_A_PICTURE and not given_in(mended) & {"image", "images"}:
+        # null is allowed as a name's value, but a picture is needed.
+        mended.update({name: picture(empty) for name, empty in (("image", ""), ("images", [])) if name in mended})
+    unfit = misplaced(given_in(mended))
     return {name: value for name, value in mended.items() if name not in unfit}
 
 
-def misplaced(given: set[str], *, has_picture: bool) -> set[str]:
+def given_in(body: Body) -> set[str]:
+    return {name for name, value in body.items() if value is not None}
+
+
+def misplaced(given: set[str]) -> set[str]:
     """Which of the names must not stand beside the others."""
     doubled = {b for a, b in (("steps", "num_inference_steps"), ("image", "images")) if {a, b} <= given}
-    return doubled if has_picture else {*doubled, "mask", "strength", "input_fidelity"}
+    return doubled if given & {"image", "images"} else {*doubled, "mask", "strength", "input_fidelity"}
 
 
 def as_parts(body: Body) -> Body:

@@ -183,3 +183,9 @@ def test_lcm_takes_no_more_steps_than_it_was_distilled_from(
 def test_the_tests_know_every_family(catalogue: Catalogue) -> None:
     assert {entry.family for entry in catalogue.models.values()} == set(get_args(FamilyName))
     assert "lcm" in DIFFUSION_SAMPLERS
+
+
+def test_a_flux_without_guidance_says_that_it_has_no_use_for_what_only_guidance_reads(catalogue: Catalogue) -> None:
+    asked = {"negative_prompt": "blue", "guidance_scale": 7.0}
+    assert parsed(catalogue, model="flow", **asked).ignored == ("guidance_scale", "negative_prompt")
+    assert parsed(catalogue, model="old", **asked).ignored == ()
