@@ -27,7 +27,7 @@ def pictures(
 
 @pytest.mark.parametrize("model", DEMOS)
 def test_held_out_captions_are_drawn_right_at_512_px(model: str) -> None:
-    judgements = pictures(model, 10, 512, 512, pair_share=0.0)
+    judgements = pictures(model, 8, 512, 512, pair_share=0.0)
     mistakes = {scene.caption: complaints for scene, _, complaints in judgements if complaints}
     assert len(mistakes) <= 1, mistakes
 
@@ -44,7 +44,7 @@ def has_background_and_places_right(scene: Scene, picture: Image.Image) -> bool:
     ("width_px", "height_px", "pair_share", "count", "least_right"),
     [
         (512, 512, 1.0, 6, 4),
-        (1024, 1024, 0.0, 2, 1),
+        pytest.param(1024, 1024, 0.0, 2, 1, marks=pytest.mark.whole),
         pytest.param(1024, 1792, 0.0, 4, 2, marks=pytest.mark.whole),
     ],
 )

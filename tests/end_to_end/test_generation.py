@@ -59,6 +59,7 @@ def test_picture_i_of_a_request_is_drawn_with_seed_plus_i(server: ServerProcess)
     assert max(difference.tobytes()) <= 1, "only rounding may differ by company"
 
 
+@pytest.mark.whole
 def test_with_exact_rows_picture_i_drawn_alone_has_the_same_bytes() -> None:
     exact = ServerProcess(environment={"SAFELIGHT_BATCH_EXACT_ROWS": "4"})
     try:

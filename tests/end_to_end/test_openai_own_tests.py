@@ -70,7 +70,9 @@ def answered(server: ServerProcess, since: int, expected: int) -> list[tuple[str
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "/api", ""])
+@pytest.mark.parametrize(
+    "prefix", ["/v1", pytest.param("/api", marks=pytest.mark.whole), pytest.param("", marks=pytest.mark.whole)]
+)
 def test_their_tests_pass_as_published_under_every_prefix(
     cheap_server: ServerProcess, suite: Suite, prefix: str
 ) -> None:
@@ -83,6 +85,7 @@ def test_their_tests_pass_as_published_under_every_prefix(
     assert Counter(answered(cheap_server, since, 60)) == {(path, 200): count for path, count in expected.items()}
 
 
+@pytest.mark.whole
 def test_the_others_are_refused_for_their_placeholders(cheap_server: ServerProcess, suite: Suite) -> None:
     since = len(cheap_server.lines)
     finished = suite.run(f"{cheap_server.url}/v1", WITH_PLACEHOLDERS, IMAGES)

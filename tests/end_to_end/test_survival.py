@@ -162,6 +162,7 @@ def test_the_worker_ends_with_a_killed_server_even_in_the_middle_of_a_picture(
     assert isinstance(waiting.exception(), httpx.HTTPError)
 
 
+@pytest.mark.whole
 def test_more_waiting_pictures_than_allowed_are_refused_with_a_time_to_come_back(
     callers: ThreadPoolExecutor,
 ) -> None:
