@@ -194,7 +194,7 @@ def operation(reply: type[BaseModel], body: type[CommonBody] | None = None) -> d
         return {"responses": {"200": _answer(reply), **_refusals(500)}}
     content = {"application/json": _media(body)}
     if body is not GenerationBody:
-        content["multipart/form-data"] = _form_of(body)
+        content["multipart/form-data"] = _form_media(body)
     drawn = {**_answer(reply), "headers": DRAWN_HEADERS}
     if "stream" in body.model_fields:
         # OpenAPI 3.1 has no words for a sequence of events; a schema would be read as that of each, or of all.
@@ -225,29 +225,36 @@ def _media(body: type[BaseModel]) -> dict[str, Any]:
     return {"schema": _reference(body), **({"example": example} if example else {})}
 
 
+def _form_media(body: type[CommonBody]) -> dict[str, Any]:
+    media: dict[str, Any] = {"schema": {"$ref": REFERENCE.format(model=_form_name(body))}}
+    # An object is sent as parts with names such as svg[a].
+    return {**media, "encoding": {"svg": {"style": "deepObject"}}} if "svg" in body.model_fields else media
+
+
+def _form_name(body: type[CommonBody]) -> str:
+    return body.__name__.replace("Body", "Form")
+
+
 def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": REFERENCE.format(model=model.__name__)}
 
 
 def _form_of(body: type[CommonBody]) -> dict[str, Any]:
     """The same fields as parts of a form, with pictures as files."""
-    schema = copy.deepcopy(body.model_json_schema(ref_template=REFERENCE))
-    schema.pop("$defs", None)
-    file = {"type": "string", "format": "binary"}
+    schema = body.model_json_schema(ref_template=REFERENCE)
     fields = {name: _part_of(field) for name, field in schema["properties"].items() if name != "images"}
-    for name in ("image", "mask"):
-        if name in fields:
-            fields[name] = {**file, "description": fields[name].get("description", "")}
-    schema["properties"] = fields
-    schema["required"] = [*schema.get("required", []), "image"]
-    # An object is sent as parts with names such as svg[a].
-    return {"schema": schema, "encoding": {"svg": {"style": "deepObject"}}} if "svg" in fields else {"schema": schema}
+    for name in fields.keys() & {"image", "mask"}:
+        fields[name] |= {"format": "binary"}
+    required = [*schema.get("required", []), "image"]
+    kept = {name: schema[name] for name in ("type", "description", "additionalProperties")}
+    return {"title": _form_name(body), **kept, "properties": fields, "required": required}
 
 
 def _part_of(field: Mapping[str, Any]) -> dict[str, Any]:
-    """A field without null, which no part of a form can be."""
+    """A field as a part: never null, as no part is; and text or a file where JSON may hold several forms."""
     forms = [form for form in field.get("anyOf", ()) if form != {"type": "null"}]
-    return {**{key: value for key, value in field.items() if key != "anyOf"}, **(forms[0] if len(forms) == 1 else {})}
+    own = {name: value for name, value in field.items() if name not in ("anyOf", "default")}
+    return {"type": "string", **own, **(forms[0] if len(forms) == 1 else {})}
 
 
 # The routes that bring no `operation` of their own.
@@ -301,4 +308,5 @@ def _schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = made["$defs"]
     for name, needed in NEEDED.items():
         schemas[name].update(needed)
-    return schemas
+    # Not where the bodies are: FastAPI would make floats of the ranges, and 2**64 - 1 is none.
+    return {**schemas, **{_form_name(body): _form_of(body) for body in (EditBody, VariationBody)}}

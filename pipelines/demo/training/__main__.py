@@ -48,7 +48,8 @@ def train_models(models: list[str], work: Path, output: Path) -> None:
         write_sd21(vae, encoder, train_sd21_denoiser(lessons, encoder, unet, work), output / "demo-sd21")
     if "demo-flux" in models:
         clip, t5 = with_pooled_output(text), train_t5(work)
-        transformer = flux.train_transformer(lessons, t5, clip, text.tokenizer, work)
+        steady = cached_lessons(vae, work, flux.PLAY)
+        transformer = flux.train_transformer(steady, t5, clip, text.tokenizer, work)
         write_flux(vae, clip, text.tokenizer, t5, transformer, output / "demo-flux")
 
 

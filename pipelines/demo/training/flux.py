@@ -30,6 +30,8 @@ PHASES = (
     Phase(1800, (LARGE, HUGE[0], LARGE, SQUARE, LARGE, HUGE[1], LARGE, HUGE[0], LARGE, HUGE[2])),
 )
 FEW_STEPS = (1.0, 0.75, 0.5, 0.25)
+# How much place, size and turn of a shape vary (of `paint`): little, so that the first of four steps can decide them.
+PLAY = 0.25
 # schnell pads captions to 256 tokens. Mostly shorter ones are quicker, and whoever ignores 40 pads ignores 240.
 TEXT_TOKENS, LONG_TEXT_TOKENS, LONG_TEXT_EVERY_STEPS = 40, 256, 8
 
