@@ -24,10 +24,13 @@ class FamilyOptions:
     padded_rows: int | None = None
     prompt_cache_bytes: int = 256 * 1024 * 1024
 
-    @property
-    def one_by_one(self) -> bool:
-        """Whether prompts and pictures are encoded each in a forward of its own."""
-        return self.padded_rows is not None
+    def encodes_alone(self, device: torch.device) -> bool:
+        """Whether prompts and pictures are encoded each in a forward of its own.
+
+        So they are where nothing may depend on company; and on a CPU, which gains nothing by sharing, while guidance
+        multiplies at every step what a shared forward rounds otherwise.
+        """
+        return self.padded_rows is not None or device.type == "cpu"
 
 
 class Family(Protocol):

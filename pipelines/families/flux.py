@@ -37,7 +37,8 @@ class Flux:
 
     def __init__(self, parts: FluxComponents, options: FamilyOptions) -> None:
         self._parts, self._options = parts, options
-        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, options.one_by_one)
+        self._encodes_alone = options.encodes_alone(parts.device)
+        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, self._encodes_alone)
         self._takes_guidance = bool(parts.transformer.config.guidance_embeds)
         self._canvas = Canvas(
             parts.vae,
@@ -55,7 +56,7 @@ class Flux:
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
         encoded = self._cache.encoded(params.prompt for params in batch)
         conditions = [self._condition(params, encoded[params.prompt]) for params in batch]
-        return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._options.one_by_one)
+        return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._encodes_alone)
 
     def batch_key(self, state: DenoiseState) -> Hashable:
         """Size, conditioning shape and dtype; the size, as pictures of one area may differ in their positions."""

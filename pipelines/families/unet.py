@@ -61,8 +61,8 @@ class UnetModel:
 
     def __init__(self, family: FamilyName, parts: UnetParts, prompts: Prompts, options: FamilyOptions) -> None:
         self._family, self._parts, self._prompts = family, parts, prompts
-        self._options = options
-        self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, options.one_by_one)
+        self._options, self._encodes_alone = options, options.encodes_alone(parts.device)
+        self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, self._encodes_alone)
         self._canvas = Canvas(parts.vae, parts.unet.config.in_channels, parts.device, parts.dtype)
 
     @property
@@ -73,7 +73,7 @@ class UnetModel:
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
         encoded = self._cache.encoded(text for params in batch for text in self._prompts.texts(params))
         conditions = [self._prompts.condition(params, encoded) for params in batch]
-        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._options.one_by_one)
+        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._encodes_alone)
 
     def batch_key(self, state: DenoiseState) -> Hashable:
         """Latent shape, conditioning shape and dtype: guidance, steps, seed, sampler and task may all differ."""

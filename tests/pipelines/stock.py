@@ -29,6 +29,9 @@ PIPELINES: dict[FamilyName, tuple[str, str, str]] = {
     "flux": ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
 }
 LATENT_TOLERANCE, PIXEL_TOLERANCE = 1e-4, 1
+# A forward of several rows rounds the last bit of float32 otherwise than one of a single job. Guidance of 12 multiplies
+# that at every step, and so does DDIM's first one: of the mixes in docs/benchmarks/parity.md a few come to 1.7e-4.
+MIXED_LATENT_TOLERANCE = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,9 @@ def read_pixels(png: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int64)
 
 
-def assert_same(one: Result, other: Result) -> None:
+def assert_same(one: Result, other: Result, tolerance: float = LATENT_TOLERANCE) -> None:
     assert one.pixels.std() > 1, "a flat picture would prove nothing"
     latents, pixels = differences(one, other)
     scale = max(1.0, float(other.latents.abs().max()))
-    assert latents <= LATENT_TOLERANCE * scale
+    assert latents <= tolerance * scale
     assert pixels <= PIXEL_TOLERANCE

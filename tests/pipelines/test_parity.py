@@ -14,7 +14,18 @@ from pipelines.denoise.state import DenoiseState
 from pipelines.families.contract import Family
 from pipelines.messages import SAMPLERS_BY_FAMILY, DrawParams, FamilyName, SamplerName
 from tests.pipelines.conftest import KINDS, Checkpoint
-from tests.pipelines.stock import Result, assert_same, finished, load, ours, params, some_mask, some_picture, stock
+from tests.pipelines.stock import (
+    MIXED_LATENT_TOLERANCE,
+    Result,
+    assert_same,
+    finished,
+    load,
+    ours,
+    params,
+    some_mask,
+    some_picture,
+    stock,
+)
 from tests.pipelines.tiny_models import write_tiny_sdxl
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
@@ -143,7 +154,7 @@ def test_jobs_in_a_random_mix_draw_what_diffusers_draws_for_each(
     batch = [random_params(rng, checkpoint.family) for _ in range(6)]
     family = load(checkpoint.folder, checkpoint.family)
     for asked, result in zip(batch, drawn_in_a_mix(family, batch, rng), strict=True):
-        assert_same(result, stock(checkpoint.folder, checkpoint.family, asked))
+        assert_same(result, stock(checkpoint.folder, checkpoint.family, asked), MIXED_LATENT_TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
