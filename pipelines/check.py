@@ -7,18 +7,18 @@ Invariant: one report per spec, in the order of the specs.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import msgspec
 
 from pipelines.messages import ModelReport, ModelSpec
+from pipelines.weights.layout import source_of
 from pipelines.weights.verify import find_problem
 
 
 def main() -> None:
     for line in sys.stdin.buffer:
         spec = msgspec.json.decode(line, type=ModelSpec)
-        report = ModelReport(spec.id, find_problem(Path(spec.folder), spec.family))
+        report = ModelReport(spec.id, find_problem(source_of(spec), spec.family))
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
 
 

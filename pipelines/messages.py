@@ -54,11 +54,20 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """One model that a worker may be asked for: its id, its family and the absolute path of its folder."""
+    """One model that a worker may be asked for: its id, its family and the absolute path of its folder.
+
+    The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
+    config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
+    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from.
+    """
 
     id: str
     family: FamilyName
     folder: str
+    rest: str | None = None
+    config: str | None = None
+    variant: str | None = None
+    parts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class EngineOptions(msgspec.Struct, frozen=True):

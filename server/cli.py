@@ -7,46 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from pipelines.messages import Facts, ModelReport, ModelSpec
-from server import __version__, client
+from pipelines.messages import Facts
+from server import __version__, client, models_commands
 from server.api.services import Services
 from server.core import log
-from server.core.catalogue import Catalogue
-from server.core.catalogue_file import CatalogueProblem, load_catalogue
-from server.core.settings import Settings, SettingsProblem, load_settings
-from server.images.fetch import FetchPolicy
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.listener import bind, serve
+from server.terminal import MODELS_FLAG, NOT_GOOD, check_models, configured, fail
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
-MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
-NOT_GOOD, USAGE_ERROR = 1, 2
-
-
-def fail(*problems: str, status: int = USAGE_ERROR) -> NoReturn:
-    for problem in problems:
-        typer.secho(f"error: {problem}", fg="red", err=True)
-    raise typer.Exit(status)
-
-
-def configured(**flags: Any) -> tuple[Settings, Catalogue]:
-    """Settings and catalogue, or the end of the command with every problem named."""
-    try:
-        settings = load_settings(flags)
-        FetchPolicy(settings.image_urls, settings.image_url_hosts)
-        return settings, load_catalogue(settings.models)
-    except ValueError as problem:
-        fail(f"SAFELIGHT_IMAGE_URL_HOSTS: {problem}")
-    except (SettingsProblem, CatalogueProblem) as problem:
-        fail(*problem.problems)
+app.add_typer(models_commands.app, name="models")
 
 
 @app.callback(invoke_without_command=True)
@@ -193,28 +169,6 @@ def check(models: MODELS_FLAG = None) -> None:
     broken = [report.id for report in reports if report.problem]
     typer.echo(f"{settings.models}: {len(reports)} models, {len(broken)} with problems")
     raise typer.Exit(1 if broken else 0)
-
-
-@app.command("models")
-def models_command(models: MODELS_FLAG = None) -> None:
-    """List what is configured, what is present, and where."""
-    _, catalogue = configured(models=models)
-    specs = catalogue.specs()
-    for spec, report in zip(specs, check_models(specs), strict=True):
-        entry = catalogue.models[spec.id]
-        marker = " (default)" if spec.id == catalogue.default_model else ""
-        typer.echo(f"{spec.id}{marker}")
-        state = f"unavailable: {report.problem}" if report.problem else "present"
-        defaults = f"{entry.defaults.size}, {entry.defaults.steps} steps, guidance {entry.defaults.guidance_scale:g}"
-        typer.echo(f"  family    {spec.family}\n  folder    {spec.folder}\n  state     {state}\n  defaults  {defaults}")
-
-
-def check_models(specs: tuple[ModelSpec, ...]) -> list[ModelReport]:
-    """Ask a short process of the worker's side: only that side knows what a sound model folder is."""
-    lines = b"".join(msgspec.json.encode(spec) + b"\n" for spec in specs)
-    command = [sys.executable, "-m", "pipelines.check"]
-    finished = subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True)
-    return [msgspec.json.decode(line, type=ModelReport) for line in finished.stdout.splitlines()]
 
 
 @app.command("inspect")

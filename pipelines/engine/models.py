@@ -7,14 +7,14 @@ Invariant: a model that failed to load is named as a problem and never half kept
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.registry import LOADERS
-from pipelines.messages import ModelReport, ModelSpec
-from pipelines.weights.digest import digest_of
+from pipelines.messages import FamilyName, ModelReport, ModelSpec
+from pipelines.weights.digest import digest_of, digest_of_files
+from pipelines.weights.layout import Source, arrange, source_of
 from pipelines.weights.verify import CheckpointProblem, find_problem
 
 
@@ -32,7 +32,7 @@ class Models:
         self._device, self._dtype, self._options = device, dtype, options or FamilyOptions()
         self._loaded: dict[str, Family] = {}
         self._digests: dict[str, str] = {}
-        self._problems = {spec.id: find_problem(Path(spec.folder), spec.family) for spec in specs}
+        self._problems = {spec.id: find_problem(source_of(spec), spec.family) for spec in specs}
 
     def reports(self) -> tuple[ModelReport, ...]:
         return tuple(ModelReport(model, problem) for model, problem in self._problems.items())
@@ -56,9 +56,16 @@ class Models:
         if problem is not None:
             raise CheckpointProblem(problem)
         spec = self._specs[model]
-        self._digests[model] = digest_of(Path(spec.folder))
+        source = source_of(spec)
         try:
-            return LOADERS[spec.family](Path(spec.folder), self._device, self._dtype, self._options)
+            self._digests[model] = _digest_of(source, spec.family)
+            return LOADERS[spec.family](source, self._device, self._dtype, self._options)
         except CheckpointProblem as found:
             self._problems[model] = str(found)
             raise
+
+
+def _digest_of(source: Source, family: FamilyName) -> str:
+    """A folder that holds everything is known by all that is in it, anything else by the files that it is made of."""
+    is_folder = source.path.is_dir() and source.rest is None and not source.parts
+    return digest_of(source.path) if is_folder else digest_of_files(arrange(source, family).files())

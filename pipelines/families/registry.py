@@ -12,12 +12,13 @@ from pipelines.families.flux import Flux
 from pipelines.families.sd21 import sd21_model
 from pipelines.families.sdxl import sdxl_model
 from pipelines.messages import FamilyName
+from pipelines.weights.layout import Source
 from pipelines.weights.load import load_flux, load_sd21, load_sdxl
 
-Loader = Callable[[Path, torch.device, torch.dtype, FamilyOptions], Family]
+Loader = Callable[[Source | Path, torch.device, torch.dtype, FamilyOptions], Family]
 
 LOADERS: dict[FamilyName, Loader] = {
-    "sdxl": lambda path, device, dtype, options: sdxl_model(load_sdxl(path, device, dtype), options),
-    "sd21": lambda path, device, dtype, options: sd21_model(load_sd21(path, device, dtype), options),
-    "flux": lambda path, device, dtype, options: Flux(load_flux(path, device, dtype), options),
+    "sdxl": lambda source, device, dtype, options: sdxl_model(load_sdxl(source, device, dtype), options),
+    "sd21": lambda source, device, dtype, options: sd21_model(load_sd21(source, device, dtype), options),
+    "flux": lambda source, device, dtype, options: Flux(load_flux(source, device, dtype), options),
 }

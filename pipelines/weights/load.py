@@ -1,7 +1,7 @@
-"""Loads a verified diffusers folder into components on one device, and nothing else than its own files.
+"""Loads a verified model into components on one device, and nothing else than its own files.
 
-Knows diffusers and transformers classes by name; knows no jobs.
-Invariant: only safetensors are read, nothing is fetched, no code from the folder runs.
+Knows what each family is made of; knows no jobs, and of layouts only what was decided.
+Invariant: only safetensors are read, nothing is fetched, no code from a model's folder runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from pipelines.denoise.sampler import SamplerSource
 from pipelines.messages import FamilyName
-from pipelines.weights.verify import CheckpointProblem, read_json, verify
+from pipelines.weights.component import load_component
+from pipelines.weights.files import CheckpointProblem, read_json
+from pipelines.weights.layout import Source
+from pipelines.weights.verify import verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,77 +67,78 @@ class FluxComponents:
     dtype: torch.dtype
 
 
-class Folder:
-    """A verified diffusers folder, from which components are loaded one by one onto one device.
+class Opened:
+    """A verified model, from which components are loaded one by one onto one device.
 
-    Raises CheckpointProblem when the folder is not sound.
+    Raises CheckpointProblem when its files are not sound.
     """
 
-    def __init__(self, path: Path, family: FamilyName, device: torch.device, dtype: torch.dtype) -> None:
-        verify(path, family)
-        self.index = read_json(path / "model_index.json")
-        self._path, self._device, self._dtype = path, device, dtype
+    def __init__(self, source: Source | Path, family: FamilyName, device: torch.device, dtype: torch.dtype) -> None:
+        self._layout = verify(source, family)
+        self.index = read_json(self._layout.index)
+        self._device, self._dtype = device, dtype
 
     def model(self, cls: Any, name: str) -> Any:
         """A component with weights. Convolutions on a CUDA device run in channels_last, which tensor cores want."""
-        loaded = _load(cls, self._path, name, self._dtype).to(self._device).eval().requires_grad_(False)
+        loaded = load_component(cls, self._layout.weights[name], self._device, self._dtype)
         if self._device.type == "cuda" and cls in (UNet2DConditionModel, AutoencoderKL):
             loaded = loaded.to(memory_format=torch.channels_last)
         return loaded
 
     def tokenizer(self, cls: Any, name: str) -> Any:
+        folder = self._layout.tokenizers[name]
         try:
-            return cls.from_pretrained(self._path / name, local_files_only=True)
+            return cls.from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise CheckpointProblem(f"{self._path / name} holds no tokenizer that can be read") from error
+            raise CheckpointProblem(f"{folder} holds no tokenizer that can be read") from error
 
     def sampler(self) -> SamplerSource:
-        config = read_json(self._path / "scheduler" / "scheduler_config.json")
+        config = read_json(self._layout.scheduler) | self._layout.sampler_changes
         return SamplerSource(sampler_class(self.index["scheduler"][1]), config)
 
 
-def load_sdxl(path: Path, device: torch.device, dtype: torch.dtype) -> SdxlComponents:
-    """Raises CheckpointProblem when the folder is not sound or its weights do not fit its configuration."""
-    folder = Folder(path, "sdxl", device, dtype)
+def load_sdxl(source: Source | Path, device: torch.device, dtype: torch.dtype) -> SdxlComponents:
+    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
+    opened = Opened(source, "sdxl", device, dtype)
     return SdxlComponents(
-        unet=folder.model(UNet2DConditionModel, "unet"),
-        vae=folder.model(AutoencoderKL, "vae"),
-        text_encoder=folder.model(CLIPTextModel, "text_encoder"),
-        text_encoder_2=folder.model(CLIPTextModelWithProjection, "text_encoder_2"),
-        tokenizer=folder.tokenizer(CLIPTokenizer, "tokenizer"),
-        tokenizer_2=folder.tokenizer(CLIPTokenizer, "tokenizer_2"),
-        sampler=folder.sampler(),
-        force_zeros_for_empty_prompt=bool(folder.index.get("force_zeros_for_empty_prompt", True)),
+        unet=opened.model(UNet2DConditionModel, "unet"),
+        vae=opened.model(AutoencoderKL, "vae"),
+        text_encoder=opened.model(CLIPTextModel, "text_encoder"),
+        text_encoder_2=opened.model(CLIPTextModelWithProjection, "text_encoder_2"),
+        tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
+        tokenizer_2=opened.tokenizer(CLIPTokenizer, "tokenizer_2"),
+        sampler=opened.sampler(),
+        force_zeros_for_empty_prompt=bool(opened.index.get("force_zeros_for_empty_prompt", True)),
         device=device,
         dtype=dtype,
     )
 
 
-def load_sd21(path: Path, device: torch.device, dtype: torch.dtype) -> Sd21Components:
-    """Raises CheckpointProblem when the folder is not sound or its weights do not fit its configuration."""
-    folder = Folder(path, "sd21", device, dtype)
+def load_sd21(source: Source | Path, device: torch.device, dtype: torch.dtype) -> Sd21Components:
+    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
+    opened = Opened(source, "sd21", device, dtype)
     return Sd21Components(
-        unet=folder.model(UNet2DConditionModel, "unet"),
-        vae=folder.model(AutoencoderKL, "vae"),
-        text_encoder=folder.model(CLIPTextModel, "text_encoder"),
-        tokenizer=folder.tokenizer(CLIPTokenizer, "tokenizer"),
-        sampler=folder.sampler(),
+        unet=opened.model(UNet2DConditionModel, "unet"),
+        vae=opened.model(AutoencoderKL, "vae"),
+        text_encoder=opened.model(CLIPTextModel, "text_encoder"),
+        tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
+        sampler=opened.sampler(),
         device=device,
         dtype=dtype,
     )
 
 
-def load_flux(path: Path, device: torch.device, dtype: torch.dtype) -> FluxComponents:
-    """Raises CheckpointProblem when the folder is not sound or its weights do not fit its configuration."""
-    folder = Folder(path, "flux", device, dtype)
+def load_flux(source: Source | Path, device: torch.device, dtype: torch.dtype) -> FluxComponents:
+    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
+    opened = Opened(source, "flux", device, dtype)
     return FluxComponents(
-        transformer=folder.model(FluxTransformer2DModel, "transformer"),
-        vae=folder.model(AutoencoderKL, "vae"),
-        text_encoder=folder.model(CLIPTextModel, "text_encoder"),
-        text_encoder_2=folder.model(T5EncoderModel, "text_encoder_2"),
-        tokenizer=folder.tokenizer(CLIPTokenizer, "tokenizer"),
-        tokenizer_2=folder.tokenizer(T5TokenizerFast, "tokenizer_2"),
-        sampler=folder.sampler(),
+        transformer=opened.model(FluxTransformer2DModel, "transformer"),
+        vae=opened.model(AutoencoderKL, "vae"),
+        text_encoder=opened.model(CLIPTextModel, "text_encoder"),
+        text_encoder_2=opened.model(T5EncoderModel, "text_encoder_2"),
+        tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
+        tokenizer_2=opened.tokenizer(T5TokenizerFast, "tokenizer_2"),
+        sampler=opened.sampler(),
         device=device,
         dtype=dtype,
     )
@@ -146,10 +150,3 @@ def sampler_class(name: str) -> type:
     if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
         raise CheckpointProblem(f"the checkpoint's scheduler class {name} is not one that diffusers has")
     return found
-
-
-def _load(cls: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
-    try:
-        return cls.from_pretrained(folder / name, dtype=dtype, use_safetensors=True, local_files_only=True)
-    except Exception as error:
-        raise CheckpointProblem(f"{folder / name} does not load: its weights do not fit its configuration") from error

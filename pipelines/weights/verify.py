@@ -1,94 +1,102 @@
-"""Says whether a model folder is complete and sound, before anything is loaded from it.
+"""Says whether a model's files are complete and sound, before anything is loaded from them.
 
-Knows the diffusers folder layout and the safetensors header; imports no torch, so that checking is quick.
-Invariant: a folder with a problem is never loaded, and the problem is a sentence that names the file.
+Knows layouts, diffusers' model_index.json and the safetensors header; imports no torch, so that checking is quick.
+Invariant: a model with a problem is never loaded, and the problem is a sentence that names the file.
 """
 
 from __future__ import annotations
 
-import json
-import struct
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pipelines.messages import FamilyName
+from pipelines.weights.files import CheckpointProblem, read_json, tensor_names
+from pipelines.weights.layout import (
+    COMPONENTS_BY_FAMILY,
+    FILE_SUFFIX,
+    FLUX_COMPONENTS,
+    SD21_COMPONENTS,
+    SDXL_COMPONENTS,
+    STEMS,
+    Layout,
+    Source,
+    Weights,
+    arrange,
+)
 
-CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
-# What a family's model_index.json must name: component -> (library, class).
-SDXL_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "vae": ("diffusers", ("AutoencoderKL",)),
-    "text_encoder": ("transformers", ("CLIPTextModel",)),
-    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
-    "tokenizer": ("transformers", CLIP_TOKENIZERS),
-    "tokenizer_2": ("transformers", CLIP_TOKENIZERS),
-    "scheduler": ("diffusers", ()),
-}
-SD21_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    name: SDXL_COMPONENTS[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-}
-FLUX_COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "transformer": ("diffusers", ("FluxTransformer2DModel",)),
-    "vae": ("diffusers", ("AutoencoderKL",)),
-    "text_encoder": ("transformers", ("CLIPTextModel",)),
-    "text_encoder_2": ("transformers", ("T5EncoderModel",)),
-    "tokenizer": ("transformers", CLIP_TOKENIZERS),
-    "tokenizer_2": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
-    "scheduler": ("diffusers", ()),
-}
-COMPONENTS_BY_FAMILY: dict[FamilyName, dict[str, tuple[str, tuple[str, ...]]]] = {
-    "sdxl": SDXL_COMPONENTS,
-    "sd21": SD21_COMPONENTS,
-    "flux": FLUX_COMPONENTS,
-}
-WEIGHT_FILES = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "transformer": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
-}
+__all__ = [
+    "COMPONENTS_BY_FAMILY",
+    "FLUX_COMPONENTS",
+    "SD21_COMPONENTS",
+    "SDXL_COMPONENTS",
+    "UNSAFE_SUFFIXES",
+    "WEIGHT_FILES",
+    "CheckpointProblem",
+    "as_source",
+    "find_problem",
+    "read_json",
+    "verify",
+    "verify_safetensors",
+]
+
+WEIGHT_FILES = {name: stem + FILE_SUFFIX for name, stem in STEMS.items()}
 # A tokenizer comes in one of two forms; the first that is there is read.
-CONFIG_FILES = {
-    "tokenizer": ("vocab.json", "tokenizer.json"),
-    "tokenizer_2": ("vocab.json", "tokenizer.json"),
-    "scheduler": ("scheduler_config.json",),
-}
+TOKENIZER_FILES = ("vocab.json", "tokenizer.json")
 UNSAFE_SUFFIXES = {".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
-LENGTH = struct.Struct("<Q")
-MAX_HEADER_BYTES = 100 * 1024 * 1024
-MAX_FILE_BYTES = 2**63
+# Configurations of the whole models that a text encoder was taken out of describe it as well.
+CONFIGURED_AS = {
+    "CLIPTextModel": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"),
+    "CLIPTextModelWithProjection": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"),
+    "T5EncoderModel": ("T5EncoderModel", "T5ForConditionalGeneration", "T5Model"),
+}
 
 
-class CheckpointProblem(Exception):
-    """A model folder that cannot be served; the message says which file and why, and can always be encoded."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
-def find_problem(folder: Path, family: FamilyName) -> str | None:
-    """The first thing wrong with the folder, or None."""
+def find_problem(source: Source | Path, family: FamilyName) -> str | None:
+    """The first thing wrong with a model, or None. A path is a source of its own."""
     try:
-        verify(folder, family)
+        verify(source, family)
     except CheckpointProblem as problem:
         return str(problem)
     return None
 
 
-def verify(folder: Path, family: FamilyName) -> None:
+def verify(source: Source | Path, family: FamilyName) -> Layout:
     """Check the layout, the classes and every weight file's size against its header.
 
     Raises:
         CheckpointProblem: something is missing, damaged, unsafe or not of this family.
     """
-    if not folder.is_dir():
-        raise CheckpointProblem(f"the folder {folder} does not exist")
-    _refuse_unsafe_files(folder)
-    index = read_json(folder / "model_index.json")
-    components = COMPONENTS_BY_FAMILY[family]
-    for name, (library, classes) in components.items():
-        _verify_component(folder, index, name, library, classes)
+    source = as_source(source)
+    for folder in source.folders:
+        _refuse_unsafe_files(folder)
+    layout = arrange(source, family)
+    indexes = {folder: read_json(folder / "model_index.json") for folder in _indexed(source, layout)}
+    for name, (library, classes) in COMPONENTS_BY_FAMILY[family].items():
+        home = _home_of(layout, name)
+        if home.parent in indexes and home.name == name:
+            _verify_class(home.parent, indexes[home.parent], name, library, classes)
+        _verify_component(layout, name, classes)
+    return layout
+
+
+def as_source(source: Source | Path) -> Source:
+    return Source(source) if isinstance(source, Path) else source
+
+
+def _indexed(source: Source, layout: Layout) -> list[Path]:
+    """The diffusers folders that something is taken from."""
+    homes = {_home_of(layout, name).parent for name in COMPONENTS_BY_FAMILY[layout.family]}
+    folders = [source.path] if source.path.is_dir() else []
+    folders += [source.rest] if source.rest in homes else []
+    return folders
+
+
+def _home_of(layout: Layout, name: str) -> Path:
+    """The folder in which the component's files lie."""
+    if name in layout.weights:
+        return layout.weights[name].files[0].parent
+    return layout.tokenizers.get(name, layout.scheduler.parent)
 
 
 def _refuse_unsafe_files(folder: Path) -> None:
@@ -109,74 +117,49 @@ def _stays_in(link: Path, root: Path) -> bool:
         return False
 
 
-def _verify_component(folder: Path, index: dict[str, Any], name: str, library: str, classes: tuple[str, ...]) -> None:
+def _verify_class(folder: Path, index: dict[str, Any], name: str, library: str, classes: tuple[str, ...]) -> None:
     named = index.get(name)
     if not (isinstance(named, list) and [type(part) for part in named] == [str, str]):
         raise CheckpointProblem(f"{folder / 'model_index.json'} names no {name}")
     if named[0] != library or (classes and named[1] not in classes):
         expected = " or ".join(classes) or f"a class of {library}"
         raise CheckpointProblem(f"{folder / 'model_index.json'}: {name} is {named[0]}.{named[1]}, expected {expected}")
-    if name in WEIGHT_FILES:
-        read_json(folder / name / "config.json")
-        verify_safetensors(folder / name / WEIGHT_FILES[name])
-    else:
-        forms = [folder / name / file for file in CONFIG_FILES[name]]
+
+
+def _verify_component(layout: Layout, name: str, classes: tuple[str, ...]) -> None:
+    if name in layout.weights:
+        _verify_weights(layout.weights[name], classes)
+    elif name in layout.tokenizers:
+        forms = [layout.tokenizers[name] / file for file in TOKENIZER_FILES]
         read_json(next((form for form in forms if form.exists()), forms[0]))
+    else:
+        read_json(layout.index)
+        read_json(layout.scheduler)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointProblem(f"{path} is missing") from None
-    except OSError as error:
-        raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointProblem(f"{path} is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise CheckpointProblem(f"{path} does not hold a JSON object")
-    if "auto_map" in value:
-        raise CheckpointProblem(f"{path} names code of its own (auto_map), which is never run")
-    return value
+def _verify_weights(part: Weights, classes: tuple[str, ...]) -> None:
+    config = read_json(part.config)
+    named = config.get("_class_name") or config.get("architectures")
+    allowed = {known for one in classes for known in CONFIGURED_AS.get(one, (one,))}
+    if named and allowed.isdisjoint(map(str, named if isinstance(named, list) else [named])):
+        raise CheckpointProblem(f"{part.config} describes {named!s:.200}, expected {' or '.join(sorted(allowed))}")
+    found = [tensor_names(file) for file in part.files]
+    if part.index is not None:
+        _verify_index(part.index, dict(zip(part.files, found, strict=True)))
+
+
+def _verify_index(index: Path, shards: dict[Path, Collection[str]]) -> None:
+    """An index and its shards say the same."""
+    weight_map = read_json(index)["weight_map"]
+    for tensor, file in weight_map.items():
+        if tensor not in shards[index.parent / file]:
+            raise CheckpointProblem(f"{index} looks for {tensor} in {file}, which does not hold it")
+    for shard, tensors in shards.items():
+        unnamed = set(tensors) - set(weight_map)
+        if unnamed:
+            raise CheckpointProblem(f"{shard} holds {min(unnamed)}, which {index.name} does not name")
 
 
 def verify_safetensors(path: Path) -> None:
-    """Check that the file is as long as its header says.
-
-    Format: 8 bytes little-endian header length, JSON header, data (https://huggingface.co/docs/safetensors).
-
-    Raises:
-        CheckpointProblem: the file is missing, cut short, too long, or no safetensors file.
-    """
-    try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(LENGTH.size)
-            header_bytes = LENGTH.unpack(prefix)[0] if len(prefix) == LENGTH.size else 0
-            if not len(b"{}") <= header_bytes <= min(MAX_HEADER_BYTES, size_bytes - LENGTH.size):
-                raise CheckpointProblem(f"{path} is not a safetensors file, or was cut short")
-            header = file.read(header_bytes)
-    except FileNotFoundError:
-        raise CheckpointProblem(f"{path} is missing") from None
-    except OSError as error:
-        raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    expected_bytes = LENGTH.size + header_bytes + _data_bytes(path, header)
-    if size_bytes != expected_bytes:
-        raise CheckpointProblem(f"{path} has {size_bytes} bytes, its header says {expected_bytes}: copy it again")
-
-
-def _data_bytes(path: Path, header: bytes) -> int:
-    """Where the last tensor ends, from the header."""
-    try:
-        tensors = {name: entry for name, entry in json.loads(header.decode("utf-8")).items() if name != "__metadata__"}
-        return max(_end_of(entry["data_offsets"]) for entry in tensors.values())
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointProblem(f"{path} has a damaged header") from error
-
-
-def _end_of(offsets: object) -> int:
-    """Raises ValueError when the offsets are not two integers that a file can have."""
-    match offsets:
-        case [int(begin), int(end)] if bool not in (type(begin), type(end)) and 0 <= begin <= end < MAX_FILE_BYTES:
-            return end
-    raise ValueError("no two offsets")
+    """Check that the file is as long as its header says. Raises CheckpointProblem."""
+    tensor_names(path)

@@ -136,12 +136,25 @@ class Presets(_Strict):
     style: dict[StyleName, StylePreset] = {}
 
 
+PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+
+
 class ModelEntry(_Strict):
-    """One model. `source` is a diffusers folder, relative to models.yaml; `aliases` may hold * patterns. price_usd: of
-    one picture, as it is told in `usage.cost`."""
+    """One model. All paths are relative to models.yaml.
+
+    source: a diffusers folder, or a single .safetensors file in the community's names. rest: a diffusers folder for
+    what the source does not hold, such as tokenizers. config: of weights in single files: the name of a published
+    configuration, or a folder laid out like one, written with a slash. variant: which of a folder's weights, such as
+    fp16. parts: component -> the file or folder that it comes from instead. aliases: may hold * patterns. price_usd:
+    of one picture, as it is told in `usage.cost`.
+    """
 
     family: FamilyName
-    source: str = Field(min_length=1, pattern=r"^[^\x00]+$")
+    source: PathText
+    rest: PathText | None = None
+    config: PathText | None = None
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")] | None = None
+    parts: dict[str, PathText] = {}
     description: str = ""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -234,14 +247,25 @@ class Catalogue:
         return list(dict.fromkeys([*self._file.models, *plain]))
 
     def specs(self) -> tuple[ModelSpec, ...]:
-        """What a worker is told, with absolute folders."""
-        return tuple(
-            ModelSpec(model, entry.family, str(self._folder_of(entry))) for model, entry in self._file.models.items()
+        """What a worker is told, with absolute paths."""
+        return tuple(self._spec(model, entry) for model, entry in self._file.models.items())
+
+    def _spec(self, model: str, entry: ModelEntry) -> ModelSpec:
+        config = entry.config
+        return ModelSpec(
+            model,
+            entry.family,
+            self._absolute(entry.source),
+            None if entry.rest is None else self._absolute(entry.rest),
+            # The name of a published configuration has no slash; a folder is written with one.
+            config if config is None or "/" not in config else self._absolute(config),
+            entry.variant,
+            {name: self._absolute(path) for name, path in entry.parts.items()},
         )
 
-    def _folder_of(self, entry: ModelEntry) -> Path:
+    def _absolute(self, path: str) -> str:
         """Relative to models.yaml; ~ is the home folder where there is one."""
-        return (self._folder / os.path.expanduser(entry.source)).resolve()  # noqa: PTH111 (the other one raises)
+        return str((self._folder / os.path.expanduser(path)).resolve())  # noqa: PTH111 (the other one raises)
 
 
 def parse_size(text: str) -> Size:

@@ -89,6 +89,19 @@ def test_folders_are_absolute_and_relative_to_the_file(tmp_path: Path) -> None:
     ]
 
 
+def test_all_places_of_a_model_are_absolute_and_the_name_of_a_configuration_stays(tmp_path: Path) -> None:
+    pieces = "    rest: base\n    variant: fp16\n    config: sd21-768\n    parts: {vae: vaes/better.safetensors}\n"
+    (spec,) = load(tmp_path, ENTRY.replace("weights/first", "first.safetensors") + pieces).specs()
+    assert (spec.folder, spec.rest) == (str(tmp_path / "first.safetensors"), str(tmp_path / "base"))
+    assert (spec.config, spec.variant) == ("sd21-768", "fp16")
+    assert spec.parts == {"vae": str(tmp_path / "vaes" / "better.safetensors")}
+
+
+def test_a_configuration_that_is_written_with_a_slash_is_a_folder(tmp_path: Path) -> None:
+    (spec,) = load(tmp_path, ENTRY + "    config: ./mine\n").specs()
+    assert spec.config == str(tmp_path / "mine")
+
+
 def test_a_tilde_in_a_source_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (spec,) = load(tmp_path, ENTRY.replace("weights/first", "~/first")).specs()

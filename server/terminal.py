@@ -1,0 +1,49 @@
+"""What all commands share: how they end with a reason, and how they come by settings, catalogue and models' states.
+
+Knows the terminal and the configuration; knows no single command.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+
+from pipelines.messages import ModelReport, ModelSpec
+from server.core.catalogue import Catalogue
+from server.core.catalogue_file import CatalogueProblem, load_catalogue
+from server.core.settings import Settings, SettingsProblem, load_settings
+from server.images.fetch import FetchPolicy
+
+MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
+NOT_GOOD, USAGE_ERROR = 1, 2
+
+
+def fail(*problems: str, status: int = USAGE_ERROR) -> NoReturn:
+    for problem in problems:
+        typer.secho(f"error: {problem}", fg="red", err=True)
+    raise typer.Exit(status)
+
+
+def configured(**flags: Any) -> tuple[Settings, Catalogue]:
+    """Settings and catalogue, or the end of the command with every problem named."""
+    try:
+        settings = load_settings(flags)
+        FetchPolicy(settings.image_urls, settings.image_url_hosts)
+        return settings, load_catalogue(settings.models)
+    except ValueError as problem:
+        fail(f"SAFELIGHT_IMAGE_URL_HOSTS: {problem}")
+    except (SettingsProblem, CatalogueProblem) as problem:
+        fail(*problem.problems)
+
+
+def check_models(specs: tuple[ModelSpec, ...]) -> list[ModelReport]:
+    """Ask a short process of the worker's side: only that side knows what a sound model folder is."""
+    lines = b"".join(msgspec.json.encode(spec) + b"\n" for spec in specs)
+    command = [sys.executable, "-m", "pipelines.check"]
+    finished = subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True)
+    return [msgspec.json.decode(line, type=ModelReport) for line in finished.stdout.splitlines()]
