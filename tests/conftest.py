@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+# What pipelines.worker sets for its process when it is imported, as some tests do.
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@pytest.fixture
+def may_go_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's shell is, for commands that may fetch."""
+    for name in OFFLINE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also run the long tests, marked `whole`")

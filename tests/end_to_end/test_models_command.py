@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("may_go_online")
+
 DEMO = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
 CATALOGUE = """\
 default_model: mine

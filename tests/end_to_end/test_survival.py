@@ -70,6 +70,7 @@ def test_a_killed_worker_is_replaced_and_its_picture_drawn_with_the_same_seed(
     assert own_server.worker_pids() != [first_worker]
 
 
+@pytest.mark.whole
 def test_a_picture_that_costs_two_workers_is_refused_and_those_behind_it_are_drawn(
     own_server: ServerProcess, callers: ThreadPoolExecutor
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_damaged_model_is_named_at_start_and_the_others_are_served(tmp_path: P
         server.stop()
 
 
+@pytest.mark.whole
 def test_a_short_picture_does_not_wait_for_a_long_one(own_server: ServerProcess, callers: ThreadPoolExecutor) -> None:
     own_server.generate(prompt="warm")
     long = begin(callers, own_server)

@@ -25,6 +25,8 @@ from server.core.catalogue_file import load_catalogue
 from tests.pipelines.conftest import KINDS, Checkpoint
 from tests.pipelines.test_manifest import UNET, contents, flip_bit, write_model
 
+pytestmark = pytest.mark.usefixtures("may_go_online")
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "diffusers", "transformers", "numpy"}
 
