@@ -47,6 +47,11 @@ FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
 FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable"]
 OutputFormat = Literal["png", "jpeg", "webp"]
+# on_demand: a model comes when it is asked for, and leaves when others need the room. at_start: it also comes at the
+# start. keep: at the start, and leaves after all others. pin: at the start, and never leaves.
+Loading = Literal["on_demand", "at_start", "keep", "pin"]
+# absent: its files are not there. failed: they cannot be used, or were not brought to the device.
+ModelState = Literal["absent", "disk", "host", "loading", "device", "failed"]
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -58,7 +63,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
-    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from.
+    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loading: when
+    it comes to the device, and whether it leaves.
     """
 
     id: str
@@ -68,6 +74,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     config: str | None = None
     variant: str | None = None
     parts: dict[str, str] = msgspec.field(default_factory=dict)
+    loading: Loading = "on_demand"
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -76,7 +83,9 @@ class EngineOptions(msgspec.Struct, frozen=True):
     policy: `fair`, or `fifo`, the baseline. max_rows: the most rows of one forward. exact_rows: if set, every forward
     is padded to so many rows, and prompts and pictures are encoded and decoded one by one, so that a picture's bytes
     do not depend on what else is drawn. memory_bytes: what jobs may hold together beyond the weights; None is no
-    limit. prompt_cache_bytes: how much the encoded prompts of one model may take.
+    limit on a CPU, and what weights leave on a CUDA device. prompt_cache_bytes: how much the encoded prompts of one
+    model may take. weights_memory, host_memory: what weights may take on the device and in the host's memory beside
+    it, as amounts; None is a default by device. never_together: groups of models of which one at a time is there.
     """
 
     policy: Policy = "fair"
@@ -84,13 +93,20 @@ class EngineOptions(msgspec.Struct, frozen=True):
     exact_rows: int | None = None
     memory_bytes: int | None = None
     prompt_cache_bytes: int = 256 * 1024 * 1024
+    weights_memory: str | None = None
+    host_memory: str | None = None
+    never_together: tuple[tuple[str, ...], ...] = ()
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """Whether a model's files are there and sound; `problem` is None when they are."""
+    """Where a model is; `problem` is None when it can be served. device_bytes: what of it is on the device, shared
+    parts too. is_pinned: it stays there."""
 
     id: str
     problem: str | None
+    state: ModelState = "disk"
+    device_bytes: int = 0
+    is_pinned: bool = False
 
 
 class Start(Message, frozen=True):
@@ -159,6 +175,25 @@ class Cancel(Message, frozen=True):
     job_id: str
 
 
+class Load(Message, frozen=True):
+    """Bring a model to the device, or look again at one that had failed."""
+
+    model: str
+
+
+class Unload(Message, frozen=True):
+    """Let a model go, once no job works with it."""
+
+    model: str
+
+
+class Pin(Message, frozen=True):
+    """Keep a model on the device whatever comes, or no longer."""
+
+    model: str
+    is_pinned: bool
+
+
 class Shutdown(Message, frozen=True):
     """End the process now."""
 
@@ -167,6 +202,12 @@ class Ready(Message, frozen=True):
     """First message from a worker: it takes jobs, for every model whose report names no problem."""
 
     device: str
+    models: tuple[ModelReport, ...]
+
+
+class Residency(Message, frozen=True):
+    """Where the models are now; sent when something has changed."""
+
     models: tuple[ModelReport, ...]
 
 
@@ -227,8 +268,8 @@ class Cancelled(Message, frozen=True):
     job_id: str
 
 
-Command = Start | Submit | Cancel | Shutdown
-Event = Ready | Heartbeat | Queued | Started | Progress | Preview | Image | Failed | Cancelled
+Command = Start | Submit | Cancel | Load | Unload | Pin | Shutdown
+Event = Ready | Residency | Heartbeat | Queued | Started | Progress | Preview | Image | Failed | Cancelled
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -1,7 +1,8 @@
 """The worker process: commands come in, one work item is done at a time, events go out.
 
 Knows one socket, one device and one runner; knows no HTTP and no other process.
-Invariant: only the main thread touches torch; the process ends at once when its socket closes.
+Invariant: only the main thread works with models, and one other moves their weights; the process ends at once when its
+socket closes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 # Before any library that might ask a hub: this process never goes online and never runs a checkpoint's code.
 os.environ.update(
@@ -24,10 +26,10 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+import msgspec
 import torch
 
 from pipelines.engine.faults import FaultPoints
-from pipelines.engine.models import Models
 from pipelines.engine.runner import Runner
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import (
@@ -37,14 +39,26 @@ from pipelines.messages import (
     Event,
     FramingError,
     Heartbeat,
+    Load,
+    Loading,
+    Pin,
     Ready,
+    Residency,
     Shutdown,
     Start,
     Submit,
+    Unload,
     frame_length,
     to_command,
     to_frame,
 )
+from pipelines.residency.budgets import budgets_of, job_memory_bytes, memory_of
+from pipelines.residency.carrier import Carrier
+from pipelines.residency.holding import Rules
+from pipelines.residency.models import LOOK_SECONDS, Aside, Models
+
+# None is no command: it wakes whoever waits for one.
+Inbox = queue.SimpleQueue[Command | None]
 
 
 class Pipe:
@@ -73,7 +87,7 @@ class Pipe:
         return bytes(received)
 
 
-def read_commands(pipe: Pipe, inbox: queue.SimpleQueue[Command]) -> None:
+def read_commands(pipe: Pipe, inbox: Inbox) -> None:
     """Pass commands on; end the process when the server is gone, even in the middle of a step."""
     try:
         while not isinstance(command := pipe.receive(), Shutdown):
@@ -106,32 +120,67 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def serve(pipe: Pipe, inbox: queue.SimpleQueue[Command], start: Start) -> None:
+def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
     """Work until the process ends: take commands between two work items, wait when there is nothing to do."""
     torch.set_num_threads(start.threads)
     device = choose_device(start.device)
-    options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes)
-    models = Models(start.models, device, choose_dtype(device), options)
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode") as encoders:
-        faults = FaultPoints.from_environment()
-        runner = Runner(models, pipe.send, encoders, time.perf_counter, start.options, faults)
-        pipe.send(Ready(str(device), models.reports()))
+    with (
+        ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode") as encoders,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="survey") as surveyors,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="carry") as carriers,
+    ):
+        models = open_models(start, device, Aside(surveyors, carriers, wake=lambda: inbox.put(None)))
+        options = msgspec.structs.replace(
+            start.options, memory_bytes=job_memory_bytes(start.options, memory_of(device), device)
+        )
+        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, FaultPoints.from_environment())
+        told = models.reports()
+        pipe.send(Ready(str(device), told))
+        has_worked = False
         while True:
-            take_commands(runner, inbox)
-            runner.work()
+            take_commands(runner, models, inbox, waits=not has_worked)
+            has_worked = runner.work()
+            if (reports := models.reports()) != told:
+                pipe.send(Residency(told := reports))
 
 
-def take_commands(runner: Runner, inbox: queue.SimpleQueue[Command]) -> None:
-    """Hand over all waiting commands; with no work at hand, wait for one first."""
+def open_models(start: Start, device: torch.device, aside: Aside) -> Models:
+    """The models of this worker, with those asked for that are to be there from the start."""
+    by_loading = {
+        loading: frozenset(spec.id for spec in start.models if spec.loading == loading) for loading in get_args(Loading)
+    }
+    rules = Rules(by_loading["pin"], by_loading["keep"], tuple(map(frozenset, start.options.never_together)))
+    budgets = budgets_of(start.options, memory_of(device), device)
+    options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes)
+    models = Models(start.models, Carrier(device, choose_dtype(device)), budgets, rules, aside, options)
+    for model in sorted(by_loading["at_start"]):
+        models.load(model, time.perf_counter())
+    return models
+
+
+def take_commands(runner: Runner, models: Models, inbox: Inbox, *, waits: bool) -> None:
+    """Hand over all commands that are there; with nothing to work on, wait for one first, but not for long: what
+    models come may depend on time alone."""
     try:
         while True:
-            command = inbox.get(block=not runner.has_work)
-            if isinstance(command, Submit):
-                runner.submit(command)
-            elif isinstance(command, Cancel):
-                runner.cancel(command.job_id)
+            obey(runner, models, inbox.get(block=waits, timeout=LOOK_SECONDS))
+            waits = False
     except queue.Empty:
         return
+
+
+def obey(runner: Runner, models: Models, command: Command | None) -> None:
+    match command:
+        case Submit():
+            runner.submit(command)
+        case Cancel(job_id=job_id):
+            runner.cancel(job_id)
+        case Load(model=model):
+            models.load(model, time.perf_counter())
+        case Unload(model=model):
+            models.unload(model)
+        case Pin(model=model, is_pinned=is_pinned):
+            models.pin(model, is_pinned)
 
 
 def main() -> None:
@@ -140,7 +189,7 @@ def main() -> None:
     first = pipe.receive()
     if not isinstance(first, Start):
         raise SystemExit("worker: the first command must be Start")
-    inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=read_commands, args=(pipe, inbox), daemon=True, name="inbox").start()
     threading.Thread(target=send_heartbeats, args=(pipe, first.heartbeat_seconds), daemon=True, name="pulse").start()
     serve(pipe, inbox, first)

@@ -24,9 +24,10 @@ from pipelines.engine.failures import TooLarge, is_out_of_memory, to_failed
 from pipelines.engine.faults import FaultPoints
 from pipelines.engine.job import Job
 from pipelines.engine.keep import with_kept
-from pipelines.engine.models import Models
+from pipelines.engine.residents import Residents
 from pipelines.engine.row_caps import RowCaps
 from pipelines.engine.shares import Shares
+from pipelines.engine.waiting import Pace, wanted_by
 from pipelines.families.contract import Family
 from pipelines.messages import (
     Cancelled,
@@ -41,6 +42,7 @@ from pipelines.messages import (
     Started,
     Submit,
 )
+from pipelines.weights.files import CheckpointProblem
 
 POLICIES: dict[Policy, Callable[[Sequence[Candidate], Situation], tuple[str, ...]]] = {
     "fair": scheduler.next_batch,
@@ -60,7 +62,7 @@ class Runner:
 
     def __init__(
         self,
-        models: Models,
+        models: Residents,
         emit: Callable[[Event], None],
         encoders: Executor,
         clock: Callable[[], float],
@@ -75,8 +77,9 @@ class Runner:
         self._shares = Shares()
         self._row_caps = RowCaps(self._options.max_rows)
         self._last_model: str | None = None
+        self._pace = Pace()
+        self._has_changed = False
         self._work: dict[Phase, Callable[[list[Job]], None]] = {
-            Phase.LOAD: self._load,
             Phase.PREPARE: self._prepare,
             Phase.DENOISE: self._denoise,
             Phase.DECODE: self._decode,
@@ -89,22 +92,23 @@ class Runner:
     def submit(self, request: Submit) -> None:
         self._emit(Queued(request.job_id, ahead=len(self._jobs)))
         self._shares.join(request.caller)
-        job = Job(request, self._clock(), self._models.loaded(request.model))
+        job = Job(request, self._clock())
         self._jobs[job.id] = job
-        self._look_again([job])
-        self._refuse_too_large(job)
+        self._has_changed = True
 
     def cancel(self, job_id: str) -> None:
         if job_id in self._jobs:
             self._remove(self._jobs[job_id])
             self._emit(Cancelled(job_id))
 
-    def work(self) -> None:
-        """Do the next work item, if there is one. Failures settle the job that caused them, never raise."""
+    def work(self) -> bool:
+        """Do the next work item; whether there was one that could be done now. Failures settle the job that caused
+        them, never raise."""
+        self._see_to_models()
         choose = POLICIES[self._options.policy]
         batch = [self._jobs[job_id] for job_id in choose(list(self._candidates.values()), self._situation())]
         if not batch:
-            return
+            return False
         self._last_model = batch[0].request.model
         try:
             self._faults.strike(batch[0].phase, batch)
@@ -114,6 +118,33 @@ class Runner:
         except Exception as error:
             self._blame(batch, error)
         self._look_again(batch)
+        return True
+
+    def _see_to_models(self) -> None:
+        """Have those brought that jobs wait for; give each job its model as soon as it is there, and take it from those
+        that have not begun when it is to leave."""
+        if not self._has_changed and not self._models.has_news(self._clock()):
+            return
+        self._has_changed = False
+        waiting = [job for job in self._jobs.values() if not job.is_admitted]
+        leased = {job.request.model for job in self._jobs.values() if job.is_admitted}
+        coming = self._models.update(self._clock(), wanted_by(waiting, self._pace), leased)
+        for model in coming & {job.request.model for job in waiting}:
+            # If the process dies of loading, it is the oldest job that had asked for it.
+            self._begin(next(job for job in waiting if job.request.model == model))
+        for job in waiting:
+            self._give_model(job)
+
+    def _give_model(self, job: Job) -> None:
+        problem = self._models.problem(job.request.model)
+        if problem is not None:
+            self._fail(job, CheckpointProblem(problem))
+            return
+        family = self._models.family(job.request.model)
+        if family is not job.family:
+            job.family = family
+            self._look_again([job])
+            self._refuse_too_large(job)
 
     def _situation(self) -> Situation:
         return Situation(
@@ -141,22 +172,11 @@ class Runner:
         return _shape(self._candidates[batch[0].id])
 
     def _look_again(self, batch: list[Job]) -> None:
-        """Show the policies what has become of these jobs."""
+        """Show the policies what has become of these jobs; those without a model cannot work."""
         for job in batch:
-            if job.id in self._jobs:
+            self._candidates.pop(job.id, None)
+            if job.id in self._jobs and job.family is not None:
                 self._candidates[job.id] = job.candidate()
-
-    def _load(self, batch: list[Job]) -> None:
-        """Load the model of the leading job, and give it to all that wait for it."""
-        self._begin(batch[0])
-        model = batch[0].request.model
-        family = self._models.family(model)
-        waiting = [job for job in self._jobs.values() if job.request.model == model and job.family is None]
-        for job in waiting:
-            job.family = family
-        self._look_again(waiting)
-        for job in waiting:
-            self._refuse_too_large(job)
 
     def _refuse_too_large(self, job: Job) -> None:
         budget = self._options.memory_bytes
@@ -173,6 +193,8 @@ class Runner:
         for job in batch:
             self._begin(job)
             job.is_admitted = True
+            self._models.used(job.request.model, self._clock())
+        self._has_changed = True
         with self._measured(batch):
             states = _family(batch).prepare([job.params for job in batch])
         for job, state in zip(batch, states, strict=True):
@@ -226,6 +248,7 @@ class Runner:
         self._row_caps.observe(shape, rows, seconds)
         for job, work in zip(batch, works, strict=True):
             job.device_seconds += seconds / len(batch)
+            self._pace.observe(job.request.model, work, seconds / len(batch))
             self._shares.charge(job.request.caller, work)
 
     def _finish(self, job: Job, pixels: Pixels) -> None:
@@ -285,7 +308,8 @@ class Runner:
     def _remove(self, job: Job) -> None:
         """The job holds nothing any more."""
         del self._jobs[job.id]
-        del self._candidates[job.id]
+        self._candidates.pop(job.id, None)
+        self._has_changed = True
         self._shares.leave(job.request.caller)
 
 

@@ -7,6 +7,7 @@ Invariant: every weight of the model comes from the files, in its shape and fini
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipelines.weights.layout import Weights
 from pipelines.weights.single_file import Tensors, to_model_names
 
 MAX_REASON_CHARS = 200
+# What is built while another thread builds a model without weights would be without weights too.
+BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def empty_model(cls: Any, config: Path) -> Any:
     """The model without weights, on the meta device. Raises CheckpointProblem when the configuration is not its own."""
     written = read_json(config)
     try:
-        with init_empty_weights():
+        with BUILDING, init_empty_weights():
             if issubclass(cls, ModelMixin):
                 model = cls.from_config(written)
             else:

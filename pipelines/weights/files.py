@@ -7,6 +7,7 @@ Invariant: whatever the bytes are, the answer is their content or a CheckpointPr
 from __future__ import annotations
 
 import json
+import operator
 import struct
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tensor_names(path: Path) -> frozenset[str]:
-    """The names of a safetensors file's tensors, after a check that the file is as long as its header says.
+    """The names of a safetensors file's tensors. Raises CheckpointProblem as tensor_shapes does."""
+    return frozenset(tensor_shapes(path))
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors, after a check that the file is as long as its header says.
 
     Format: 8 bytes little-endian header length, JSON header, data (https://huggingface.co/docs/safetensors).
 
@@ -59,18 +65,19 @@ def tensor_names(path: Path) -> frozenset[str]:
         raise CheckpointProblem(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    names, data_bytes = _names_and_data_bytes(path, header)
+    shapes, data_bytes = _shapes_and_data_bytes(path, header)
     expected_bytes = LENGTH.size + header_bytes + data_bytes
     if size_bytes != expected_bytes:
         raise CheckpointProblem(f"{path} has {size_bytes} bytes, its header says {expected_bytes}: copy it again")
-    return names
+    return shapes
 
 
-def _names_and_data_bytes(path: Path, header: bytes) -> tuple[frozenset[str], int]:
-    """What the header names, and where the last tensor ends."""
+def _shapes_and_data_bytes(path: Path, header: bytes) -> tuple[dict[str, tuple[int, ...]], int]:
+    """What the header says of its tensors, and where the last one ends."""
     try:
         tensors = {name: entry for name, entry in json.loads(header.decode("utf-8")).items() if name != "__metadata__"}
-        return frozenset(tensors), max(_end_of(entry["data_offsets"]) for entry in tensors.values())
+        shapes = {name: tuple(map(operator.index, entry["shape"])) for name, entry in tensors.items()}
+        return shapes, max(_end_of(entry["data_offsets"]) for entry in tensors.values())
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointProblem(f"{path} has a damaged header") from error
 

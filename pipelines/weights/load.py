@@ -1,4 +1,4 @@
-"""Loads a verified model into components on one device, and nothing else than its own files.
+"""Loads a verified model into components on one device, all at once or one by one, from nothing but its own files.
 
 Knows what each family is made of; knows no jobs, and of layouts only what was decided.
 Invariant: only safetensors are read, nothing is fetched, no code from a model's folder runs.
@@ -6,6 +6,7 @@ Invariant: only safetensors are read, nothing is fetched, no code from a model's
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,44 +68,69 @@ class FluxComponents:
     dtype: torch.dtype
 
 
+# The components with weights, and what each is built as.
+MODEL_CLASSES: dict[FamilyName, dict[str, Any]] = {
+    "sdxl": {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    },
+    "sd21": {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel},
+    "flux": {
+        "transformer": FluxTransformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+    },
+}
+# By component name: its module.
+Modules = Mapping[str, Any]
+
+
 class Opened:
-    """A verified model, from which components are loaded one by one onto one device.
+    """A verified model, from which components are loaded one by one.
 
     Raises CheckpointProblem when its files are not sound.
     """
 
-    def __init__(self, source: Source | Path, family: FamilyName, device: torch.device, dtype: torch.dtype) -> None:
-        self._layout = verify(source, family)
-        self.index = read_json(self._layout.index)
-        self._device, self._dtype = device, dtype
+    def __init__(self, source: Source | Path, family: FamilyName) -> None:
+        self.family: FamilyName = family
+        self.layout = verify(source, family)
+        self.index = read_json(self.layout.index)
+        self._tokenizers: dict[str, Any] = {}
 
-    def model(self, cls: Any, name: str) -> Any:
+    def module(self, name: str, device: torch.device, dtype: torch.dtype) -> Any:
         """A component with weights. Convolutions on a CUDA device run in channels_last, which tensor cores want."""
-        loaded = load_component(cls, self._layout.weights[name], self._device, self._dtype)
-        if self._device.type == "cuda" and cls in (UNet2DConditionModel, AutoencoderKL):
+        cls = MODEL_CLASSES[self.family][name]
+        loaded = load_component(cls, self.layout.weights[name], device, dtype)
+        if device.type == "cuda" and cls in (UNet2DConditionModel, AutoencoderKL):
             loaded = loaded.to(memory_format=torch.channels_last)
         return loaded
 
+    def modules(self, device: torch.device, dtype: torch.dtype) -> Modules:
+        """All components with weights."""
+        return {name: self.module(name, device, dtype) for name in MODEL_CLASSES[self.family]}
+
     def tokenizer(self, cls: Any, name: str) -> Any:
-        folder = self._layout.tokenizers[name]
-        try:
-            return cls.from_pretrained(folder, local_files_only=True)
-        except Exception as error:
-            raise CheckpointProblem(f"{folder} holds no tokenizer that can be read") from error
+        """Read once, and kept."""
+        if name not in self._tokenizers:
+            folder = self.layout.tokenizers[name]
+            try:
+                self._tokenizers[name] = cls.from_pretrained(folder, local_files_only=True)
+            except Exception as error:
+                raise CheckpointProblem(f"{folder} holds no tokenizer that can be read") from error
+        return self._tokenizers[name]
 
     def sampler(self) -> SamplerSource:
-        config = read_json(self._layout.scheduler) | self._layout.sampler_changes
+        config = read_json(self.layout.scheduler) | self.layout.sampler_changes
         return SamplerSource(sampler_class(self.index["scheduler"][1]), config)
 
 
-def load_sdxl(source: Source | Path, device: torch.device, dtype: torch.dtype) -> SdxlComponents:
-    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
-    opened = Opened(source, "sdxl", device, dtype)
+def sdxl_parts(opened: Opened, modules: Modules, device: torch.device, dtype: torch.dtype) -> SdxlComponents:
+    """Raises CheckpointProblem when a tokenizer or the sampler's configuration is not sound."""
     return SdxlComponents(
-        unet=opened.model(UNet2DConditionModel, "unet"),
-        vae=opened.model(AutoencoderKL, "vae"),
-        text_encoder=opened.model(CLIPTextModel, "text_encoder"),
-        text_encoder_2=opened.model(CLIPTextModelWithProjection, "text_encoder_2"),
+        **modules,
         tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
         tokenizer_2=opened.tokenizer(CLIPTokenizer, "tokenizer_2"),
         sampler=opened.sampler(),
@@ -114,34 +140,40 @@ def load_sdxl(source: Source | Path, device: torch.device, dtype: torch.dtype) -
     )
 
 
-def load_sd21(source: Source | Path, device: torch.device, dtype: torch.dtype) -> Sd21Components:
-    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
-    opened = Opened(source, "sd21", device, dtype)
-    return Sd21Components(
-        unet=opened.model(UNet2DConditionModel, "unet"),
-        vae=opened.model(AutoencoderKL, "vae"),
-        text_encoder=opened.model(CLIPTextModel, "text_encoder"),
-        tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
-        sampler=opened.sampler(),
-        device=device,
-        dtype=dtype,
-    )
+def sd21_parts(opened: Opened, modules: Modules, device: torch.device, dtype: torch.dtype) -> Sd21Components:
+    """Raises CheckpointProblem when the tokenizer or the sampler's configuration is not sound."""
+    tokenizer = opened.tokenizer(CLIPTokenizer, "tokenizer")
+    return Sd21Components(**modules, tokenizer=tokenizer, sampler=opened.sampler(), device=device, dtype=dtype)
 
 
-def load_flux(source: Source | Path, device: torch.device, dtype: torch.dtype) -> FluxComponents:
-    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
-    opened = Opened(source, "flux", device, dtype)
+def flux_parts(opened: Opened, modules: Modules, device: torch.device, dtype: torch.dtype) -> FluxComponents:
+    """Raises CheckpointProblem when a tokenizer or the sampler's configuration is not sound."""
     return FluxComponents(
-        transformer=opened.model(FluxTransformer2DModel, "transformer"),
-        vae=opened.model(AutoencoderKL, "vae"),
-        text_encoder=opened.model(CLIPTextModel, "text_encoder"),
-        text_encoder_2=opened.model(T5EncoderModel, "text_encoder_2"),
+        **modules,
         tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
         tokenizer_2=opened.tokenizer(T5TokenizerFast, "tokenizer_2"),
         sampler=opened.sampler(),
         device=device,
         dtype=dtype,
     )
+
+
+def load_sdxl(source: Source | Path, device: torch.device, dtype: torch.dtype) -> SdxlComponents:
+    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
+    opened = Opened(source, "sdxl")
+    return sdxl_parts(opened, opened.modules(device, dtype), device, dtype)
+
+
+def load_sd21(source: Source | Path, device: torch.device, dtype: torch.dtype) -> Sd21Components:
+    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
+    opened = Opened(source, "sd21")
+    return sd21_parts(opened, opened.modules(device, dtype), device, dtype)
+
+
+def load_flux(source: Source | Path, device: torch.device, dtype: torch.dtype) -> FluxComponents:
+    """Raises CheckpointProblem when a file is not sound or weights do not fit their configuration."""
+    opened = Opened(source, "flux")
+    return flux_parts(opened, opened.modules(device, dtype), device, dtype)
 
 
 def sampler_class(name: str) -> type:

@@ -22,11 +22,10 @@ import numpy as np
 import torch
 
 from pipelines.engine.encode import encode as encode_picture
-from pipelines.engine.models import Models
 from pipelines.engine.runner import Runner
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.flux import Flux
-from pipelines.families.registry import LOADERS
+from pipelines.families.registry import load_family
 from pipelines.families.sd21 import sd21_model
 from pipelines.families.sdxl import sdxl_model
 from pipelines.messages import DrawParams, FamilyName, Output, Submit
@@ -166,12 +165,34 @@ def measure_whole(family: Family, name: FamilyName, side_px: int, context: Conte
     )
 
 
+@dataclass(frozen=True, slots=True)
+class OneResident:
+    """A model that is there and stays."""
+
+    model: Family
+
+    def family(self, _: str) -> Family:
+        return self.model
+
+    def problem(self, _: str) -> None:
+        return None
+
+    def digest(self, _: str) -> str:
+        return "none"
+
+    def used(self, model: str, now_seconds: float) -> None: ...
+
+    def has_news(self, _: float) -> bool:
+        return False
+
+    def update(self, *_: object) -> frozenset[str]:
+        return frozenset()
+
+
 def engine_seconds(family: Family, asked: DrawParams, device: torch.device) -> float:
     """The same image as one job of the engine: what choosing, measuring and telling add to the parts. Its prompt is
     encoded already."""
-    models = Models([], device, torch.float32)
-    models._loaded["it"] = family
-    runner = Runner(models, lambda _: None, AtOnce(), time.perf_counter)
+    runner = Runner(OneResident(family), lambda _: None, AtOnce(), time.perf_counter)
 
     def draw() -> None:
         runner.submit(Submit("job", "it", asked))
@@ -224,7 +245,7 @@ def _peak_gib(device: torch.device) -> float:
 
 def _tiny(folder: Path, name: FamilyName) -> Callable[[torch.device, torch.dtype], Family]:
     checkpoint: Checkpoint = write_checkpoints(folder)[TINY_KINDS[name]]
-    return lambda device, dtype: LOADERS[name](checkpoint.folder, device, dtype, FamilyOptions())
+    return lambda device, dtype: load_family(name, checkpoint.folder, device, dtype, FamilyOptions())
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipelines.families.contract import Family, FamilyOptions
-from pipelines.families.registry import LOADERS
+from pipelines.families.registry import load_family
 from pipelines.messages import EngineOptions, FamilyName
 from tests.pipelines.conftest import KINDS, Checkpoint, write_checkpoints
 from tests.pipelines.engine_runs import Engine, submit
@@ -28,7 +28,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Checkpoint]:
 
 
 def load(folder: Path, family: FamilyName, device: torch.device, options: FamilyOptions | None = None) -> Family:
-    return LOADERS[family](folder, device, torch.bfloat16, options or FamilyOptions())
+    return load_family(family, folder, device, torch.bfloat16, options)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from pipelines.engine.faults import Fault, FaultPoints
-from pipelines.engine.models import Models
 from pipelines.engine.runner import Runner
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import Cancelled, EngineOptions, Event, Failed, Image, ModelSpec, Submit
+from pipelines.residency.carrier import Carrier
+from pipelines.residency.holding import Budgets, Rules
+from pipelines.residency.models import Aside, Models
 from pipelines.worker import choose_dtype
 from tests.pipelines.conftest import Checkpoint
 from tests.pipelines.stock import params
 
 CPU = torch.device("cpu")
+PLENTY = Budgets(device_bytes=1 << 40)
 
 
 class AtOnce(Executor):
@@ -39,13 +42,19 @@ class Engine:
         options: EngineOptions | None = None,
         faults: Sequence[Fault] = (),
         device: torch.device = CPU,
+        budgets: Budgets = PLENTY,
+        rules: Rules | None = None,
+        carrier: Carrier | None = None,
+        aside: Aside | None = None,
     ) -> None:
         options = options or EngineOptions()
         specs = [ModelSpec(name, one.family, str(one.folder)) for name, one in checkpoints.items()]
         family_options = FamilyOptions(options.exact_rows, options.prompt_cache_bytes)
-        self.models = Models(specs, device, choose_dtype(device), family_options)
-        self.events: list[Event] = []
         ticks = itertools.count()
+        self.carrier = carrier or Carrier(device, choose_dtype(device))
+        aside = aside or Aside(AtOnce(), AtOnce())
+        self.models = Models(specs, self.carrier, budgets, rules or Rules(), aside, family_options)
+        self.events: list[Event] = []
         self.runner = Runner(
             self.models,
             self.events.append,

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from pipelines.denoise.sampler import SAMPLER_CLASSES
 from pipelines.denoise.state import DenoiseState
 from pipelines.families.contract import Family, FamilyOptions
-from pipelines.families.registry import LOADERS
+from pipelines.families.registry import load_family
 from pipelines.messages import DrawParams, FamilyName
 
 Pixels = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class Result:
 
 
 def load(folder: Path, family: FamilyName, options: FamilyOptions | None = None) -> Family:
-    return LOADERS[family](folder, torch.device("cpu"), torch.float32, options or FamilyOptions())
+    return load_family(family, folder, torch.device("cpu"), torch.float32, options)
 
 
 def params(**changes: object) -> DrawParams:

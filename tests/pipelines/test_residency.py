@@ -12,21 +12,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pipelines.engine.residency import (
-    CALM_SECONDS,
-    TURN_SWAPS,
-    Budgets,
-    Component,
-    Holding,
-    Move,
-    Outlook,
-    Plan,
-    Rules,
-    Tier,
-    Wanted,
-    Why,
-    plan,
-)
+from pipelines.residency.holding import Budgets, Component, Holding, Move, Outlook, Plan, Rules, Tier, Wanted, Why
+from pipelines.residency.plan import CALM_SECONDS, TURN_SWAPS, plan
 
 DISK, HOST, DEVICE = Tier.DISK, Tier.HOST, Tier.DEVICE
 NOW = 1000.0

@@ -19,169 +19,27 @@ those in its way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum, IntEnum
+from dataclasses import dataclass, replace
 from math import inf, log2
 
-from pipelines.engine.scheduler import AGEING_SECONDS
+from pipelines.residency.holding import (
+    LEAST_SECONDS,
+    Component,
+    Holding,
+    Move,
+    Outlook,
+    Plan,
+    Tier,
+    Wanted,
+    Why,
+    bytes_of,
+)
 
+# As in the scheduler: what has waited so long counts half its work.
+AGEING_SECONDS = 60.0
 TURN_SWAPS = 3.0
 # What nothing waits for, but is to be kept loaded, displaces only what was not used for so long.
 CALM_SECONDS = 60.0
-# Until a component has been measured: a plain disk, and pinned memory over PCIe 4.
-DISK_BYTES_PER_SECOND, HOST_BYTES_PER_SECOND = 1.5e9, 1.5e10
-# Less makes no difference to anyone, and what was used this instant must not be worth infinitely much.
-LEAST_SECONDS = 1.0
-
-
-class Tier(IntEnum):
-    """Where a component is, the farthest first. A model is where the farthest of its components is."""
-
-    DISK = 0
-    HOST = 1
-    DEVICE = 2
-
-
-class Why(Enum):
-    """Why a model that should come to the device does not come with this plan."""
-
-    NEVER_FITS = "it does not fit this device, or contains a model that it must never be together with"
-    PINNED = "it does not fit, or must never be, beside what is pinned"
-    BUSY = "it does not fit, or must never be, beside what is in use"
-    IN_LINE = "another one comes or moves first"
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """Weights, held once however many models use them.
-
-    digest: of their content and dtype. size_bytes: measured at the first load; before, what their files take, and then
-    is_estimate. load_seconds, promote_seconds: measured, to the device from disk and from host memory.
-    """
-
-    digest: str
-    size_bytes: int = field(compare=False)
-    is_estimate: bool = field(default=False, compare=False)
-    load_seconds: float | None = field(default=None, compare=False)
-    promote_seconds: float | None = field(default=None, compare=False)
-
-    def seconds_from(self, tier: Tier) -> float:
-        """How long it takes to come to the device."""
-        if tier is Tier.DEVICE:
-            return 0.0
-        measured = self.load_seconds if tier is Tier.DISK else self.promote_seconds
-        pace = DISK_BYTES_PER_SECOND if tier is Tier.DISK else HOST_BYTES_PER_SECOND
-        return self.size_bytes / pace if measured is None else measured
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """A model as this decision sees it, whether it is held or not.
-
-    is_leased: jobs work with it. loaded_seconds: when it last came to the device. used_seconds: when a lease on it last
-    began (not ended: else those who drain would look the busier the more of their jobs end). -inf is never.
-    """
-
-    id: str
-    components: tuple[Component, ...]
-    is_leased: bool = False
-    loaded_seconds: float = -inf
-    used_seconds: float = -inf
-
-    def idle_seconds(self, now_seconds: float) -> float:
-        return max(LEAST_SECONDS, now_seconds - max(self.loaded_seconds, self.used_seconds))
-
-    def has_served(self) -> bool:
-        """Whether it was leased since it last came."""
-        return -inf < self.used_seconds >= self.loaded_seconds
-
-    def tier(self, places: Mapping[str, Tier]) -> Tier:
-        return min((places.get(one.digest, Tier.DISK) for one in self.components), default=Tier.DEVICE)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """So many jobs wait for this model, the oldest since since_seconds, with work_seconds of work in all."""
-
-    model: str
-    since_seconds: float
-    jobs: int = 1
-    work_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Budgets:
-    """What weights may take: on the device, what activations and the VAE leave. host_bytes: 0 is no second tier."""
-
-    device_bytes: int
-    host_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The operator's. pinned: come first of all, and never leave the device. keep_loaded: come when that disturbs
-    nobody, and leave last of what nothing waits for. never_together: no two of a group are on the device."""
-
-    pinned: frozenset[str] = frozenset()
-    keep_loaded: frozenset[str] = frozenset()
-    never_together: tuple[frozenset[str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a decision depends on.
-
-    places: the tier of every component that is held, by digest. moving: the models that the last plan touches, until it
-    has been carried out or has failed; till then nothing else is made to move.
-    """
-
-    now_seconds: float
-    budgets: Budgets
-    models: tuple[Holding, ...]
-    places: Mapping[str, Tier] = field(default_factory=dict)
-    wanted: tuple[Wanted, ...] = ()
-    rules: Rules = field(default_factory=Rules)
-    moving: frozenset[str] = frozenset()
-
-    def is_wanted(self, model: Holding) -> bool:
-        return any(want.model == model.id for want in self.wanted)
-
-    def residents(self, places: Mapping[str, Tier]) -> frozenset[str]:
-        """The models whose components all are on the device."""
-        return frozenset(one.id for one in self.models if one.tier(places) is Tier.DEVICE)
-
-    def bytes_at(self, tier: Tier, places: Mapping[str, Tier]) -> int:
-        """What the tier holds, each component counted once."""
-        return _bytes({one for model in self.models for one in model.components if places.get(one.digest) is tier})
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Bring these components of a model from one tier to another. Until that is done they take room in both."""
-
-    model: str
-    digests: tuple[str, ...]
-    source: Tier
-    target: Tier
-
-    @property
-    def verb(self) -> str:
-        """load, promote, demote or drop."""
-        if self.target is Tier.DEVICE:
-            return "load" if self.source is Tier.DISK else "promote"
-        return "demote" if self.target is Tier.HOST else "drop"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """moves: one after the other. coming: the model that they bring to the device. leaving: those that they take from
-    it. draining: those that finish the jobs they have but take no new ones, so that another one's turn comes."""
-
-    moves: tuple[Move, ...] = ()
-    coming: str | None = None
-    leaving: frozenset[str] = frozenset()
-    draining: frozenset[str] = frozenset()
-    refusals: Mapping[str, Why] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +79,15 @@ def plan(outlook: Outlook) -> Plan:
         refusals[draft.coming.id] = Why.IN_LINE
         draft = None
     return draft.plan(draining, refusals) if draft else Plan(draining=draining, refusals=refusals)
+
+
+def unloading(model: Holding, outlook: Outlook) -> Plan:
+    """The moves after which nothing is held for this model alone. What jobs work with, what is moving and what is
+    pinned stays: then there are none."""
+    if model.is_leased or outlook.moving or model.id in outlook.rules.pinned:
+        return Plan()
+    gone = _Draft(outlook, NOTHING, outlook.places)._lowered(model, Tier.DISK)
+    return gone.plan(frozenset(), {}) if gone else Plan()
 
 
 def _in_line(outlook: Outlook) -> list[_Claim]:
@@ -362,7 +229,7 @@ class _Draft:
         below = _below(going, self.outlook) if tier is Tier.DEVICE else Tier.DISK
         saved = sum(_uses_per_second(one, tier, self.outlook) * one.seconds_from(below) for one in going)
         is_awaited = self.outlook.is_wanted(model) or model.id in self.outlook.rules.pinned
-        return (is_awaited, model.id in self.outlook.rules.keep_loaded, saved / max(1, _bytes(going)))
+        return (is_awaited, model.id in self.outlook.rules.keep_loaded, saved / max(1, bytes_of(going)))
 
     def _lowered(self, victim: Holding, floor: Tier) -> _Draft | None:
         """After the victim has gone down to the floor, where the others allow it; None if host memory has no room."""
@@ -371,7 +238,7 @@ class _Draft:
             targets = {one: max(floor, draft._held_at(one, victim)) for one in victim.components}
             targets = {one: tier for one, tier in targets.items() if tier < draft._place(one)}
             to_host = [one for one, tier in targets.items() if tier is Tier.HOST]
-            host_bytes = self.outlook.bytes_at(Tier.HOST, draft.places) + _bytes(to_host)
+            host_bytes = self.outlook.bytes_at(Tier.HOST, draft.places) + bytes_of(to_host)
             if not to_host or host_bytes <= self.outlook.budgets.host_bytes:
                 return draft._moved(victim, targets) if targets else draft._released(victim)
             least = draft._least_in_host(but=victim)
@@ -422,17 +289,13 @@ class _Draft:
         return replace(self, places=places, moves=(*self.moves, *added))
 
 
-def _bytes(components: Iterable[Component]) -> int:
-    return sum(one.size_bytes for one in components)
-
-
 def _seconds_to_come(model: Holding, outlook: Outlook) -> float:
     return sum(one.seconds_from(outlook.places.get(one.digest, Tier.DISK)) for one in model.components)
 
 
 def _below(components: Sequence[Component], outlook: Outlook) -> Tier:
     """From where these would come back to the device."""
-    return Tier.HOST if _bytes(components) <= outlook.budgets.host_bytes else Tier.DISK
+    return Tier.HOST if bytes_of(components) <= outlook.budgets.host_bytes else Tier.DISK
 
 
 def _uses_per_second(component: Component, tier: Tier, outlook: Outlook) -> float:
