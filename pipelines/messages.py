@@ -100,13 +100,14 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 class ModelReport(msgspec.Struct, frozen=True):
     """Where a model is; `problem` is None when it can be served. device_bytes: what of it is on the device, shared
-    parts too. is_pinned: it stays there."""
+    parts too. is_pinned: it stays there. load_seconds: how long it would take to come there; None: nobody knows yet."""
 
     id: str
     problem: str | None
     state: ModelState = "disk"
     device_bytes: int = 0
     is_pinned: bool = False
+    load_seconds: float | None = None
 
 
 class Start(Message, frozen=True):

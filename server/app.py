@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from pipelines.messages import EngineOptions
 from server import __version__
-from server.api import files, health, images, models
+from server.api import admin, files, health, images, models
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.description import ImagesReply, Model, ModelList, describe, operation
 from server.api.envelope import Edge, install_handlers
@@ -42,17 +42,11 @@ EXPOSED_HEADERS = ("x-request-id", "openai-processing-ms", "retry-after", "x-sho
 
 def build_services(settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path) -> Services:
     """The parts of one server, built but not started. base_url: what result URLs start with."""
-    worker = WorkerSettings(
-        models=catalogue.specs(),
-        device=settings.device,
-        threads=settings.threads,
-        silence_seconds=settings.worker_silence_seconds,
-        options=engine_options(settings),
-    )
+    workers = worker_settings(settings, catalogue)
     return Services(
         settings=settings,
         catalogue=catalogue,
-        dispatcher=Dispatcher(worker, settings.max_waiting_images, settings.drain_seconds),
+        dispatcher=Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds),
         files=FileStore(files_folder, settings.file_lifetime_seconds, settings.files_quota_bytes),
         decoder=Decoder(),
         fetch_policy=FetchPolicy(settings.image_urls, settings.image_url_hosts),
@@ -61,14 +55,31 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, file
     )
 
 
-def engine_options(settings: Settings) -> EngineOptions:
-    """What of the settings is the worker's business."""
+def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSettings, ...]:
+    """For the worker of each device; they share the CPU's threads."""
+    return tuple(
+        WorkerSettings(
+            models=catalogue.specs(),
+            device=device,
+            threads=max(1, settings.threads // len(settings.devices)),
+            silence_seconds=settings.worker_silence_seconds,
+            options=engine_options(settings, catalogue.never_together),
+        )
+        for device in settings.devices
+    )
+
+
+def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ...] = ()) -> EngineOptions:
+    """What of the settings and the catalogue is the workers' business."""
     return EngineOptions(
         policy=settings.scheduling_policy,
         max_rows=settings.batch_max_rows,
         exact_rows=settings.batch_exact_rows,
         memory_bytes=settings.job_memory_bytes,
         prompt_cache_bytes=settings.prompt_cache_bytes,
+        weights_memory=settings.weights_memory,
+        host_memory=settings.host_memory,
+        never_together=never_together,
     )
 
 
@@ -154,6 +165,10 @@ def add_routes(app: FastAPI) -> None:
                 include_in_schema=is_listed,
                 response_model=None,
             )
+    extra = operation(Model, refusals=(403, 409, 500, 503))
+    for verb, change in admin.VERBS.items():
+        path = f"/admin/models/{{model:path}}/{verb}"
+        app.add_api_route(path, change, methods=["POST"], openapi_extra=extra, response_model=None)
     app.add_api_route("/files/{name}", files.get_file, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/health/live", health.live, methods=["GET"], response_model=None)
     app.add_api_route("/health/ready", health.ready, methods=["GET"], response_model=None)

@@ -19,7 +19,16 @@ from server.api.services import Services
 from server.core import log
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.listener import bind, serve
-from server.terminal import MODELS_FLAG, NOT_GOOD, check_models, configured, fail
+from server.terminal import (
+    DEFAULT_SERVER,
+    KEY_FLAG,
+    MODELS_FLAG,
+    NOT_GOOD,
+    SERVER_FLAG,
+    check_models,
+    configured,
+    fail,
+)
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
 app.add_typer(models_commands.app, name="models")
@@ -71,7 +80,7 @@ def serve_command(
 
 def print_welcome(address: str, services: Services) -> None:
     """The address, and a line that draws a first picture when pasted into a shell."""
-    reports = services.dispatcher.state.models.values()
+    reports = [services.dispatcher.reports(model)[0] for model in services.catalogue.models]
     served = ", ".join(report.id for report in reports if not report.problem) or "no model at all"
     typer.echo(f"\nSafelight serves {served} on {address}")
     for report in reports:
@@ -108,12 +117,8 @@ def draw_command(
     strength: Annotated[
         float | None, typer.Option(help="How far the image may be left, above 0 and at most 1.")
     ] = None,
-    server: Annotated[
-        str, typer.Option(envvar="SAFELIGHT_SERVER", help="Where the server is.")
-    ] = "http://127.0.0.1:8000",
-    key: Annotated[
-        str | None, typer.Option(envvar="SAFELIGHT_KEY", help="The key for a server that wants one.")
-    ] = None,
+    server: SERVER_FLAG = DEFAULT_SERVER,
+    key: KEY_FLAG = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
 ) -> None:
     """Have a server draw, with a progress bar, and write the pictures."""

@@ -1,7 +1,7 @@
-"""The commands `safelight models ...`: list, verify, pull, add, export, import.
+"""The commands `safelight models ...`: list, verify, pull, add, export, import, load, unload, pin.
 
-Knows the catalogue and what a person at a terminal wants to read; the work is done by `pipelines.shelf`, a process of
-the worker's side. Of all commands `pull` alone goes online.
+Knows the catalogue and what a person at a terminal wants to read; the work on files is done by `pipelines.shelf`, a
+process of the worker's side. Of all commands `pull` alone goes online.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
-from server.terminal import MODELS_FLAG, NOT_GOOD, check_models, configured, fail
+from server.steering import WISHES, SteeringFailed, steer
+from server.terminal import (
+    DEFAULT_SERVER,
+    KEY_FLAG,
+    MODELS_FLAG,
+    NOT_GOOD,
+    SERVER_FLAG,
+    check_models,
+    configured,
+    fail,
+)
 
 app = typer.Typer(help="List, fetch, check and carry models.", invoke_without_command=True)
 # pipelines.shelf knows its flags best, and prints their help.
@@ -83,6 +93,30 @@ def verify_command(
     places = places_of(context.obj, models or [])
     run_shelf("verify", *places.values(), *(["--quick"] if quick else []))
     typer.echo(f"{len(places)} models are as their manifests say")
+
+
+def _steering_command(verb: str, help_text: str) -> None:
+    """Add a command that asks a running server."""
+
+    @app.command(verb, help=help_text)
+    def command(
+        model: Annotated[str, typer.Argument(help="A model's id or alias.")],
+        server: SERVER_FLAG = DEFAULT_SERVER,
+        key: KEY_FLAG = None,
+        patience_seconds: Annotated[float, typer.Option("--wait", help="Seconds to wait at most.")] = 600.0,
+    ) -> None:
+        try:
+            now = steer(server, key, WISHES[verb], model, patience_seconds)
+        except SteeringFailed as problem:
+            fail(str(problem), status=NOT_GOOD)
+        marks = ", pinned" if now["pinned"] else ""
+        typer.echo(f"{model}: {now['state']}{marks}, {now['device_bytes']} bytes on devices")
+
+
+_steering_command("load", "Bring a model to a device of a running server, or look again at one that failed.")
+_steering_command("unload", "Let a model go from the devices of a running server, once no picture needs it.")
+_steering_command("pin", "Keep a model on its device, whatever else is asked for.")
+_steering_command("unpin", "Let a pinned model leave again when others need the room.")
 
 
 def places_of(catalogue_file: Path | None, models: list[str]) -> dict[str, str]:

@@ -20,6 +20,11 @@ from server.core.settings import Settings, SettingsProblem, load_settings
 from server.images.fetch import FetchPolicy
 
 MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
+SERVER_FLAG = Annotated[str, typer.Option("--server", envvar="SAFELIGHT_SERVER", help="Where the server is.")]
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+KEY_FLAG = Annotated[
+    str | None, typer.Option("--key", envvar="SAFELIGHT_KEY", help="The key for a server that wants one.")
+]
 NOT_GOOD, USAGE_ERROR = 1, 2
 
 

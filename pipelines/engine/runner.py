@@ -27,7 +27,7 @@ from pipelines.engine.keep import with_kept
 from pipelines.engine.residents import Residents
 from pipelines.engine.row_caps import RowCaps
 from pipelines.engine.shares import Shares
-from pipelines.engine.waiting import Pace, wanted_by
+from pipelines.engine.waiting import wanted_by
 from pipelines.families.contract import Family
 from pipelines.messages import (
     Cancelled,
@@ -42,6 +42,7 @@ from pipelines.messages import (
     Started,
     Submit,
 )
+from pipelines.pace import Pace
 from pipelines.weights.files import CheckpointProblem
 
 POLICIES: dict[Policy, Callable[[Sequence[Candidate], Situation], tuple[str, ...]]] = {

@@ -134,8 +134,15 @@ class Models:
         entry = self._entries[model]
         held = entry.components(self._measured)
         on_device = [one for one in held if self._places.get(one.digest) is Tier.DEVICE]
-        is_pinned = model in self._rules.pinned
-        return ModelReport(model, self.problem(model), self._state(entry), bytes_of(on_device), is_pinned)
+        seconds = sum(one.seconds_from(self._places.get(one.digest, Tier.DISK)) for one in held)
+        return ModelReport(
+            model,
+            self.problem(model),
+            self._state(entry),
+            bytes_of(on_device),
+            model in self._rules.pinned,
+            None if entry.surveyed is None else seconds,
+        )
 
     def _state(self, entry: _Entry) -> ModelState:
         if entry.problem is not None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from pipelines.messages import ModelState
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
 from server.core.request import EchoedQuality
 from server.images.store import FORMATS
@@ -40,8 +41,10 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
 }
 ERROR_STATUSES: Mapping[int, str] = {
     400: "A parameter or the body is wrong.",
+    403: "A page of another origin asked.",
     404: "The model or the file does not exist.",
     408: "The body did not arrive in time.",
+    409: "The model is pinned.",
     410: "The file has expired.",
     413: "The body is too large.",
     415: "The body is of another type.",
@@ -136,7 +139,10 @@ class Model(_Described):
     created: int
     owned_by: str
     served_by: str = Field(description="The id of the model that the name means.")
-    state: str
+    state: ModelState | Literal["unknown"] = Field(description="Where the model is; unknown until a worker is there.")
+    problem: str | None = Field(description="Why it cannot be served, if it cannot.")
+    device_bytes: int = Field(description="What of it is on the devices, parts shared with others too.")
+    pinned: bool = Field(description="Whether it stays on a device.")
 
 
 class ModelList(_Described):
@@ -152,6 +158,14 @@ class Liveness(_Described):
     status: Literal["live"]
 
 
+class WorkerHealth(_Described):
+    """One device's worker process."""
+
+    device: str | None
+    state: Literal["ready", "starting"]
+    restarts: int
+
+
 class Readiness(_Described):
     """Whether the server can draw; if it cannot, the status is 503."""
 
@@ -159,6 +173,7 @@ class Readiness(_Described):
     worker: Literal["ready", "starting"]
     device: str | None
     restarts: int = Field(description="How many worker processes were replaced.")
+    workers: list[WorkerHealth]
     models: dict[str, Literal["available", "unavailable"]]
 
 
@@ -183,15 +198,18 @@ DESCRIBED: tuple[type[BaseModel], ...] = (
     Model,
     ModelList,
     Liveness,
+    WorkerHealth,
     Readiness,
     ErrorReply,
 )
 
 
-def operation(reply: type[BaseModel], body: type[CommonBody] | None = None) -> dict[str, Any]:
+def operation(
+    reply: type[BaseModel], body: type[CommonBody] | None = None, refusals: tuple[int, ...] = (500,)
+) -> dict[str, Any]:
     """What a route adds to its description. Requests for pictures with a file of their own may also be forms."""
     if body is None:
-        return {"responses": {"200": _answer(reply), **_refusals(500)}}
+        return {"responses": {"200": _answer(reply), **_refusals(*refusals)}}
     content = {"application/json": _media(body)}
     if body is not GenerationBody:
         content["multipart/form-data"] = _form_media(body)

@@ -14,7 +14,7 @@ from server.core import errors
 async def list_models(request: Request) -> JSONResponse:
     """The models and their aliases."""
     services = services_of(request)
-    data = [_model(name, services) for name in services.catalogue.names()]
+    data = [described(name, services) for name in services.catalogue.names()]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -24,18 +24,21 @@ async def get_model(request: Request) -> JSONResponse:
     name = request.path_params["model"]
     if services.catalogue.resolve(name) is None:
         raise errors.model_not_found(name, services.catalogue.names())
-    return JSONResponse(_model(name, services))
+    return JSONResponse(described(name, services))
 
 
-def _model(name: str, services: Services) -> dict[str, Any]:
-    """OpenAI's four fields, and ours: what the name resolves to and whether it can be served now."""
-    resolved = services.catalogue.resolve(name)
-    report = services.dispatcher.state.models.get(resolved or "")
+def described(name: str, services: Services) -> dict[str, Any]:
+    """OpenAI's four fields, and ours: what the name resolves to, where it is now, and why it cannot be served."""
+    resolved = services.catalogue.resolve(name) or ""
+    reports = services.dispatcher.reports(resolved)
     return {
         "id": name,
         "object": "model",
         "created": services.started_unix_seconds,
         "owned_by": "safelight",
         "served_by": resolved,
-        "state": "unknown" if report is None else "unavailable" if report.problem else "available",
+        "state": reports[0].state if reports else "unknown",
+        "problem": reports[0].problem if reports else None,
+        "device_bytes": sum(report.device_bytes for report in reports),
+        "pinned": any(report.is_pinned for report in reports),
     }

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, FamilyName, ModelSpec, SamplerName
+from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, FamilyName, Loading, ModelSpec, SamplerName
 from server.core.errors import did_you_mean
 from server.core.request import Size
 
@@ -145,8 +145,9 @@ class ModelEntry(_Strict):
     source: a diffusers folder, or a single .safetensors file in the community's names. rest: a diffusers folder for
     what the source does not hold, such as tokenizers. config: of weights in single files: the name of a published
     configuration, or a folder laid out like one, written with a slash. variant: which of a folder's weights, such as
-    fp16. parts: component -> the file or folder that it comes from instead. aliases: may hold * patterns. price_usd:
-    of one picture, as it is told in `usage.cost`.
+    fp16. parts: component -> the file or folder that it comes from instead. loading: when it comes to the device, and
+    whether it leaves: on_demand, at_start, keep or pin. aliases: may hold * patterns. price_usd: of one picture, as it
+    is told in `usage.cost`.
     """
 
     family: FamilyName
@@ -155,6 +156,7 @@ class ModelEntry(_Strict):
     config: PathText | None = None
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")] | None = None
     parts: dict[str, PathText] = {}
+    loading: Loading = "on_demand"
     description: str = ""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -205,6 +207,18 @@ class CatalogueFile(_Strict):
     models: dict[ModelId, ModelEntry] = Field(min_length=1)
     default_model: ModelId
     default_aliases: tuple[str, ...] = Field(default=(), strict=False)
+    never_together: tuple[Annotated[tuple[str, ...], Field(min_length=2, strict=False)], ...] = Field(
+        default=(), strict=False
+    )
+
+    @field_validator("never_together")
+    @classmethod
+    def _exist(cls, groups: tuple[tuple[str, ...], ...], info: ValidationInfo) -> tuple[tuple[str, ...], ...]:
+        models = info.data.get("models")
+        for name in (name for group in groups for name in group):
+            if models is not None and name not in models:
+                raise ValueError(f"'{name}' is none of the models.{did_you_mean(name, models)}")
+        return groups
 
     @field_validator("default_model")
     @classmethod
@@ -224,6 +238,11 @@ class Catalogue:
     @property
     def default_model(self) -> str:
         return self._file.default_model
+
+    @property
+    def never_together(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of models of which one at a time may be on a device."""
+        return self._file.never_together
 
     @property
     def models(self) -> dict[str, ModelEntry]:
@@ -261,6 +280,7 @@ class Catalogue:
             config if config is None or "/" not in config else self._absolute(config),
             entry.variant,
             {name: self._absolute(path) for name, path in entry.parts.items()},
+            entry.loading,
         )
 
     def _absolute(self, path: str) -> str:

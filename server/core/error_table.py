@@ -82,6 +82,19 @@ METHOD_NOT_ALLOWED = _refused(
     "The method {method} is not allowed here; allowed: {allowed}.",
     "the route exists for other methods",
 )
+FORBIDDEN_ORIGIN = _refused(
+    403,
+    "origin_not_allowed",
+    "Pages of {origin} may not do this: list the origin in SAFELIGHT_CORS_ORIGINS.",
+    "a web page of another origin asked for what changes the server",
+)
+MODEL_PINNED = _refused(
+    409,
+    "model_pinned",
+    "The model '{model}' is pinned: unpin it first.",
+    "a pinned model was to be unloaded",
+    should_retry=False,
+)
 RECEIVE_TIMEOUT = _refused(
     408,
     "request_timeout",
@@ -153,8 +166,9 @@ MODEL_UNAVAILABLE = ErrorRow(
     503,
     UNAVAILABLE,
     "model_unavailable",
-    "The model '{model}' cannot be served: its files are missing or damaged. Run `safelight check` on the server.",
-    "this model's files are missing or damaged; the other models are served",
+    "The model '{model}' cannot be served: its files are missing or damaged, or it does not fit the device. Run "
+    "`safelight check` on the server.",
+    "this model's files are missing or damaged, or it does not fit the device; the other models are served",
     should_retry=False,
 )
 

@@ -108,6 +108,14 @@ def model_unavailable(model: str) -> SafelightError:
     return SafelightError(error_table.MODEL_UNAVAILABLE, "model", model=model)
 
 
+def model_pinned(model: str) -> SafelightError:
+    return SafelightError(error_table.MODEL_PINNED, "model", model=model)
+
+
+def forbidden_origin(origin: str) -> SafelightError:
+    return SafelightError(error_table.FORBIDDEN_ORIGIN, origin=quoted(origin))
+
+
 def unknown_route(method: str, path: str) -> SafelightError:
     return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
 

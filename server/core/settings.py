@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipelines.amounts import PATTERN as AMOUNT_PATTERN
 from pipelines.messages import Policy
 from server.core.errors import did_you_mean
 from server.core.request import ResponseFormat
@@ -56,14 +57,14 @@ class Settings(BaseSettings):
     file_lifetime_seconds: int = Field(default=3600, ge=1, description="How long a result URL works.")
     device: str = Field(
         default="auto",
-        pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
-        description="auto, cpu, cuda or cuda:N; auto prefers cuda.",
+        pattern=r"^(auto|(cpu|cuda(:[0-9]{1,2})?)(,(cpu|cuda(:[0-9]{1,2})?))*)$",
+        description="auto, cpu, cuda or cuda:N, or several with commas, a worker on each; auto: the first CUDA device.",
     )
     threads: int = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
         ge=1,
         le=1024,
-        description="CPU threads of the worker; all that this process may use if unset.",
+        description="CPU threads of all workers together; all that this process may use if unset.",
     )
     scheduling_policy: Policy = Field(
         default="fair",
@@ -78,6 +79,16 @@ class Settings(BaseSettings):
     )
     job_memory_bytes: int | None = Field(
         default=None, ge=1, description="What pictures in work may hold beyond the weights; no limit if unset."
+    )
+    weights_memory: str | None = Field(
+        default=None,
+        pattern=AMOUNT_PATTERN,
+        description="What models may take of each device, such as 20GiB or 80%; 70% if unset.",
+    )
+    host_memory: str | None = Field(
+        default=None,
+        pattern=AMOUNT_PATTERN,
+        description="What models that left a CUDA device may take of the host's memory; 50% if unset.",
     )
     prompt_cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=0, description="How much the encoded prompts of one model may take."
@@ -110,6 +121,11 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(default=10, ge=0, description="How long begun pictures may finish after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """One worker is kept on each."""
+        return tuple(self.device.split(","))
 
     @property
     def is_loopback(self) -> bool:

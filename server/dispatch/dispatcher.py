@@ -1,6 +1,6 @@
-"""Keeps a worker alive and gives it jobs: each job ends exactly once, with a picture or with an error.
+"""Gives jobs to the workers, one for each device: each job ends exactly once, with a picture or with an error.
 
-Knows jobs and one worker; knows no HTTP.
+Knows jobs and lanes; knows no HTTP.
 Invariant: a job leaves `_pending` at the moment its future is settled, and never otherwise. A job that had begun when
 its worker died is drawn once more, with the same seed; when that worker dies too, the job is refused.
 """
@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipelines.messages import (
     Cancel,
@@ -19,47 +19,45 @@ from pipelines.messages import (
     Event,
     Failed,
     Image,
+    Load,
     ModelReport,
+    ModelState,
+    Pin,
     Preview,
     Progress,
     Queued,
-    Ready,
     Started,
     Submit,
+    Unload,
     work_of,
 )
+from pipelines.pace import Pace
 from server.core import errors
-from server.dispatch.pace import Pace
-from server.dispatch.worker_process import WorkerProcess, WorkerSettings
+from server.dispatch.lane import Lane
+from server.dispatch.placement import Choice, choose
+from server.dispatch.worker_process import WorkerSettings
 
 log = logging.getLogger("safelight.dispatch")
 MAX_BEGINNINGS = 2
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
 # Starts in a row without a Ready, after which waiting jobs are refused rather than kept for ever.
 HOPELESS_STARTS = 3
+# What a picture is taken to need of a model that has drawn nothing yet.
+UNKNOWN_SECONDS = 2.0
+# The sooner it could serve, the further in front.
+STATES: tuple[ModelState, ...] = ("device", "loading", "host", "disk", "failed", "absent")
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A job whose caller waits, with about how much work it is. `listen` hears of its way. `beginnings` counts the
-    workers that have begun with it."""
+    """A job whose caller waits, with about how much work it is. `listen` hears of its way. lane: whose worker has it;
+    None while no worker is there. `beginnings` counts the workers that have begun with it."""
 
     submit: Submit
     future: asyncio.Future[Image]
     work: float
     listen: Callable[[Event], None]
+    lane: Lane | None = None
     beginnings: int = 0
-
-
-@dataclass(slots=True)
-class WorkerState:
-    """What is known of the worker now; `models` is empty until the first one was ready."""
-
-    is_ready: bool = False
-    device: str | None = None
-    pid: int | None = None
-    restarts: int = 0
-    models: dict[str, ModelReport] = field(default_factory=dict)
 
 
 def _not_listening(_: Event) -> None:
@@ -67,23 +65,23 @@ def _not_listening(_: Event) -> None:
 
 
 class Dispatcher:
-    """Call `start` once, `draw` for every picture, `stop` once. All in one event loop."""
+    """Call `start` once, `draw` for every picture, `stop` once. All in one event loop. One of the settings for each
+    device; they have the same models."""
 
-    def __init__(self, settings: WorkerSettings, max_waiting: int, drain_seconds: float) -> None:
-        self._settings, self._max_waiting, self._drain_seconds = settings, max_waiting, drain_seconds
-        self._families = {spec.id: spec.family for spec in settings.models}
+    def __init__(self, settings: Sequence[WorkerSettings], max_waiting: int, drain_seconds: float) -> None:
+        self._max_waiting, self._drain_seconds = max_waiting, drain_seconds
+        self._is_fifo = settings[0].options.policy == "fifo"
+        self._families = {spec.id: spec.family for spec in settings[0].models}
+        self.lanes = tuple(Lane(one, self) for one in settings)
         self._pending: dict[str, _Pending] = {}
         self._pace = Pace()
-        self._worker: WorkerProcess | None = None
-        self._keeper: asyncio.Task[None] | None = None
         self.is_draining = False
-        self._is_stopping = False
-        self.state = WorkerState()
         self.is_ready = asyncio.Event()
 
     def start(self) -> None:
-        """Begin to keep a worker alive; returns at once."""
-        self._keeper = asyncio.create_task(self._keep_alive(), name="worker-keeper")
+        """Begin to keep a worker alive on each device; returns at once."""
+        for lane in self.lanes:
+            lane.start()
 
     def drain(self) -> None:
         """Take no more jobs, refuse those that have not begun, and the rest when the drain time is over."""
@@ -94,14 +92,15 @@ class Dispatcher:
         asyncio.get_running_loop().call_later(self._drain_seconds, self._refuse_all, errors.shutting_down())
 
     async def stop(self) -> None:
-        """End the worker; jobs that are still waiting are refused."""
-        self.is_draining = self._is_stopping = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._worker is not None:
-            await self._worker.stop()
+        """End the workers; jobs that are still waiting are refused."""
+        self.is_draining = True
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
         self._refuse_all(errors.shutting_down())
+
+    def reports(self, model: str) -> list[ModelReport]:
+        """What the workers say of the model, those first that could serve it soonest."""
+        found = [lane.models[model] for lane in self.lanes if model in lane.models]
+        return sorted(found, key=lambda report: STATES.index(report.state))
 
     def check_room(self, count: int) -> None:
         """Raises SafelightError when `count` more pictures would be too many to wait, or when the server stops."""
@@ -113,17 +112,22 @@ class Dispatcher:
     def own_seconds(self, jobs: Sequence[Submit]) -> float | None:
         """So long would these jobs take alone; None if nobody knows, as their model has drawn nothing yet."""
         own = [self._pace.seconds_for(job.model, self._work_of(job)) for job in jobs]
-        return None if None in own else sum(filter(None, own))
+        return None if None in own else sum(filter(None, own)) / min(len(own), self._hands)
 
     def seconds_ahead(self, jobs: Sequence[Submit]) -> float:
         """So long will at least those take that the scheduler puts before these jobs, as far as anybody knows."""
-        is_fifo = self._settings.options.policy == "fifo"
         least = min(map(self._work_of, jobs))
-        return sum(
+        ahead = (
             self._pace.seconds_for(pending.submit.model, pending.work) or 0.0
             for pending in self._pending.values()
-            if is_fifo or pending.work <= least
+            if self._is_fifo or pending.work <= least
         )
+        return sum(ahead) / self._hands
+
+    @property
+    def _hands(self) -> int:
+        """How many devices work, or will."""
+        return max(1, sum(lane.is_ready for lane in self.lanes))
 
     def place_of(self, job_id: str) -> int:
         """How many jobs that were accepted earlier have not begun either; 0 for one that has begun."""
@@ -141,60 +145,90 @@ class Dispatcher:
         SafelightError."""
         self.check_room(1)
         future: asyncio.Future[Image] = asyncio.get_running_loop().create_future()
-        self._pending[submit.job_id] = _Pending(submit, future, self._work_of(submit), listen or _not_listening)
-        self._send(submit)
+        pending = _Pending(submit, future, self._work_of(submit), listen or _not_listening)
+        self._pending[submit.job_id] = pending
+        self._place(pending)
         try:
             return await future
         except asyncio.CancelledError:
             self._forget(submit.job_id)
             raise
 
-    def _send(self, submit: Submit) -> None:
-        """To the worker that is ready; else it waits for the next Ready."""
-        if self._worker is not None and self.state.is_ready:
-            self._worker.send(submit)
+    def load(self, model: str) -> None:
+        """Bring the model to the device that would have it soonest. Raises SafelightError when no worker is there."""
+        self._best_lane(model).send(Load(model))
+
+    def unload(self, model: str) -> None:
+        """Let the model go from every device, once no job works with it. Raises SafelightError when it is pinned."""
+        if any(report.is_pinned for report in self.reports(model)):
+            raise errors.model_pinned(model)
+        for lane in self.lanes:
+            lane.send(Unload(model))
+
+    def pin(self, model: str) -> None:
+        """Keep the model on the device that has it, or would have it soonest. Raises SafelightError when no worker is
+        there."""
+        self._best_lane(model).send(Pin(model, is_pinned=True))
+
+    def unpin(self, model: str) -> None:
+        """Let the model leave when others need the room."""
+        for lane in self.lanes:
+            lane.send(Pin(model, is_pinned=False))
+
+    def _best_lane(self, model: str) -> Lane:
+        lane = self._choose(model)
+        if lane is None:
+            raise errors.worker_unavailable()
+        return lane
+
+    def _choose(self, model: str) -> Lane | None:
+        """The lane that would be done first with a job of this model; None while no worker is there."""
+        there = [lane for lane in self.lanes if lane.is_ready]
+        if not there:
+            return None
+        return there[choose([Choice(lane.models.get(model), self._busy_seconds(lane)) for lane in there])]
+
+    def _busy_seconds(self, lane: Lane) -> float:
+        mine = [pending for pending in self._pending.values() if pending.lane is lane]
+        known = [self._pace.seconds_for(pending.submit.model, pending.work) for pending in mine]
+        return sum(UNKNOWN_SECONDS if seconds is None else seconds for seconds in known)
+
+    def _place(self, pending: _Pending) -> None:
+        """Give the job to a worker; with none there, it waits for the next that is ready."""
+        pending.lane = None
+        pending.lane = self._choose(pending.submit.model)
+        if pending.lane is not None:
+            pending.lane.send(pending.submit)
 
     def _forget(self, job_id: str) -> None:
         """Drop a job whose caller has gone."""
-        if self._pending.pop(job_id, None) is not None and self._worker is not None:
-            self._worker.send(Cancel(job_id))
+        pending = self._pending.pop(job_id, None)
+        if pending is not None and pending.lane is not None:
+            pending.lane.send(Cancel(job_id))
 
-    async def _keep_alive(self) -> None:
-        """Start a worker, follow it to its end, and start the next, more slowly the more often none gets ready."""
-        failed_starts = 0
-        while True:
-            was_ready = await self._one_life()
-            failed_starts = 0 if was_ready else failed_starts + 1
+    def on_ready(self, lane: Lane) -> None:
+        log.info("worker ready", extra={"pid": lane.pid, "device": lane.device})
+        self.is_ready.set()
+        for pending in self._pending.values():
+            if pending.lane is None:
+                self._place(pending)
+
+    def on_end(self, lane: Lane, failed_starts: int) -> None:
+        """Refuse the jobs that two workers have died on; the others go to another worker, or wait for the next."""
+        if not any(one.is_ready for one in self.lanes):
+            self.is_ready.clear()
             if failed_starts >= HOPELESS_STARTS:
                 self._refuse_all(errors.worker_unavailable())
-            self.state.restarts += 1
-            self._settle_lost()
-            await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 4**failed_starts))
+        for job_id, pending in list(self._pending.items()):
+            if pending.lane is not lane:
+                continue
+            if pending.beginnings >= MAX_BEGINNINGS:
+                self._settle(job_id, errors.worker_lost())
+            else:
+                self._place(pending)
 
-    async def _one_life(self) -> bool:
-        """One worker from start to end; whether it ever was ready."""
-        worker = WorkerProcess(self._settings)
-        was_ready = False
-        try:
-            self._worker = worker
-            await worker.start()
-            self.state.pid = worker.pid
-            async for event in worker.events():
-                was_ready = was_ready or isinstance(event, Ready)
-                self._take(event)
-        except Exception:  # whatever one worker's life ends with, the next one must begin
-            log.exception("worker could not be kept")
-        finally:
-            self.state.is_ready = False
-            self.is_ready.clear()
-            if not self._is_stopping:
-                await worker.stop()
-        return was_ready
-
-    def _take(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         match event:
-            case Ready():
-                self._on_ready(event)
             case Started(job_id=job_id):
                 if job_id in self._pending:
                     self._pending[job_id].beginnings += 1
@@ -217,17 +251,6 @@ class Dispatcher:
         if pending is not None:
             self._pace.observe(pending.submit.model, pending.work, image.device_seconds)
 
-    def _on_ready(self, event: Ready) -> None:
-        self.state.is_ready, self.state.device = True, event.device
-        self.state.models = {report.id: report for report in event.models}
-        for report in event.models:
-            if report.problem:
-                log.error("model unavailable", extra={"model": report.id, "problem": report.problem})
-        log.info("worker ready", extra={"pid": self.state.pid, "device": event.device})
-        self.is_ready.set()
-        for pending in self._pending.values():
-            self._send(pending.submit)
-
     def _settle_failed(self, event: Failed) -> None:
         pending = self._pending.get(event.job_id)
         if pending is None:
@@ -249,18 +272,13 @@ class Dispatcher:
         else:
             pending.future.set_result(outcome)
 
-    def _settle_lost(self) -> None:
-        """Refuse the jobs that two workers have died on; the others wait for the next worker."""
-        for job_id, pending in list(self._pending.items()):
-            if pending.beginnings >= MAX_BEGINNINGS:
-                self._settle(job_id, errors.worker_lost())
-
     def _refuse_all(self, error: errors.SafelightError) -> None:
         for job_id in list(self._pending):
             self._refuse(job_id, error)
 
     def _refuse(self, job_id: str, error: errors.SafelightError) -> None:
-        """End a job that the worker may still hold."""
+        """End a job that a worker may still hold."""
+        lane = self._pending[job_id].lane
         self._settle(job_id, error)
-        if self._worker is not None:
-            self._worker.send(Cancel(job_id))
+        if lane is not None:
+            lane.send(Cancel(job_id))

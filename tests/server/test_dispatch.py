@@ -30,7 +30,7 @@ from pipelines.messages import (
     to_command,
     work_of,
 )
-from server.dispatch import dispatcher as dispatching
+from server.dispatch import lane as lanes
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.worker_process import WorkerProcess, WorkerSettings
 
@@ -74,28 +74,28 @@ class FakeWorker:
 
 
 def test_previews_that_nobody_reads_disturb_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "WorkerProcess", FakeWorker)
+    monkeypatch.setattr(lanes, "WorkerProcess", FakeWorker)
 
     async def draw_two() -> list[Image]:
-        dispatcher = Dispatcher(SETTINGS, max_waiting=5, drain_seconds=1)
+        dispatcher = Dispatcher([SETTINGS], max_waiting=5, drain_seconds=1)
         dispatcher.start()
         try:
             async with asyncio.timeout(10):
                 jobs = [Submit(name, "tiny", PARAMS, preview_steps=(1,)) for name in ("a", "b")]
                 return [await dispatcher.draw(job) for job in jobs]
         finally:
-            assert dispatcher.state.restarts == 0
+            assert dispatcher.lanes[0].restarts == 0
             await dispatcher.stop()
 
     assert [image.file for image in asyncio.run(draw_two())] == [b"whole", b"whole"]
 
 
 def test_who_listens_hears_of_the_jobs_way_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "WorkerProcess", FakeWorker)
+    monkeypatch.setattr(lanes, "WorkerProcess", FakeWorker)
     heard: list[Event] = []
 
     async def draw() -> tuple[float | None, float | None]:
-        dispatcher = Dispatcher(SETTINGS, max_waiting=5, drain_seconds=1)
+        dispatcher = Dispatcher([SETTINGS], max_waiting=5, drain_seconds=1)
         dispatcher.start()
         try:
             async with asyncio.timeout(10):
@@ -114,12 +114,12 @@ def test_who_listens_hears_of_the_jobs_way_and_of_no_other(monkeypatch: pytest.M
 
 def test_a_waiting_job_knows_its_place_and_how_much_is_before_it() -> None:
     async def wait() -> tuple[list[int], float]:
-        dispatcher = Dispatcher(SETTINGS, max_waiting=5, drain_seconds=1)
+        dispatcher = Dispatcher([SETTINGS], max_waiting=5, drain_seconds=1)
         dispatcher._pace.observe("tiny", work_of("sd21", PARAMS), 3.0)
         jobs = [Submit(name, "tiny", PARAMS) for name in ("a", "b", "c")]
         tasks = [asyncio.create_task(dispatcher.draw(job)) for job in jobs]
         await asyncio.sleep(0)
-        dispatcher._take(Started("a"))
+        dispatcher.on_event(Started("a"))
         places = [dispatcher.place_of(name) for name in ("a", "b", "c", "nobody's")]
         ahead = dispatcher.seconds_ahead([Submit("d", "tiny", PARAMS)])
         for task in tasks:

@@ -23,6 +23,8 @@ EVERY_ERROR = {
     "receive_timeout": errors.receive_timeout(30.0),
     "model_not_found": errors.model_not_found(HOSTILE, ["demo-sdxl"]),
     "model_unavailable": errors.model_unavailable("demo-sdxl"),
+    "model_pinned": errors.model_pinned("demo-sdxl"),
+    "forbidden_origin": errors.forbidden_origin(HOSTILE),
     "unknown_route": errors.unknown_route("GET", HOSTILE),
     "method_not_allowed": errors.method_not_allowed(HOSTILE, "GET"),
     "file_not_found": errors.file_not_found(),
@@ -80,7 +82,7 @@ def test_messages_are_ascii_without_control_characters(error: SafelightError) ->
 def test_the_type_fits_the_status(error: SafelightError) -> None:
     kinds = {400: error_table.INVALID_REQUEST, 500: error_table.SERVER_ERROR, 503: error_table.UNAVAILABLE}
     assert error.row.kind == kinds[error.status if error.status >= 500 else 400]
-    assert error.status in {400, 404, 405, 408, 410, 413, 415, 500, 503}
+    assert error.status in {400, 403, 404, 405, 408, 409, 410, 413, 415, 500, 503}
 
 
 @each_error

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from pipelines.messages import DrawParams, forwards, steps_after, work_of
+from pipelines.pace import Pace
 from server.api.jobs import evenly_spaced, job_of
 from server.core.request import ImageRequest, Size
 from server.core.usage import usage_of
-from server.dispatch.pace import Pace
 
 REQUEST = ImageRequest(
     operation="generation",

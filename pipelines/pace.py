@@ -1,12 +1,12 @@
-"""How fast the worker draws, learned from what it has drawn; so that a long wait is foreseen, not suffered.
+"""How fast each model draws, learned from what it has drawn; so that a long wait is foreseen, not suffered.
 
-Knows models, work and seconds; knows no jobs and no clock.
+Knows models, work and seconds; knows no jobs and no clock. Both processes learn by it.
 Invariant: an estimate never invents: a model that has drawn nothing has none.
 """
 
 from __future__ import annotations
 
-# The weight of the newest picture in the running mean.
+# The weight of the newest measurement in the running mean.
 NEWEST_WEIGHT = 0.2
 
 
@@ -17,7 +17,7 @@ class Pace:
         self._seconds_per_work: dict[str, float] = {}
 
     def observe(self, model: str, work: float, device_seconds: float) -> None:
-        """A picture of so much work took so long."""
+        """Something of so much work, more than 0, took so long."""
         newest = device_seconds / work
         mean = self._seconds_per_work.get(model, newest)
         self._seconds_per_work[model] = mean + NEWEST_WEIGHT * (newest - mean)

@@ -1,0 +1,48 @@
+"""POST /admin/models/{model}/load, unload, pin and unpin: which models are on the devices.
+
+Each answers at once with the model as it is now; GET /v1/models/{model} says how it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from server.api.models import described
+from server.api.services import Services, services_of
+from server.core import errors
+from server.dispatch.dispatcher import Dispatcher
+
+Verb = Callable[[Request], Awaitable[JSONResponse]]
+
+
+def _route(change: Callable[[Dispatcher, str], None]) -> Verb:
+    async def answer(request: Request) -> JSONResponse:
+        services = services_of(request)
+        _refuse_strange_pages(request, services)
+        name = request.path_params["model"]
+        model = services.catalogue.resolve(name)
+        if model is None:
+            raise errors.model_not_found(name, services.catalogue.names())
+        change(services.dispatcher, model)
+        return JSONResponse(described(name, services))
+
+    return answer
+
+
+def _refuse_strange_pages(request: Request, services: Services) -> None:
+    """A browser lets every page send a POST without a body; what it says of the page is all there is to go by."""
+    origin = request.headers.get("origin")
+    allowed = services.settings.cors_origins
+    if origin is not None and "*" not in allowed and origin not in allowed:
+        raise errors.forbidden_origin(origin)
+
+
+VERBS: dict[str, Verb] = {
+    "load": _route(Dispatcher.load),
+    "unload": _route(Dispatcher.unload),
+    "pin": _route(Dispatcher.pin),
+    "unpin": _route(Dispatcher.unpin),
+}
