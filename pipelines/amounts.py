@@ -19,6 +19,8 @@ UNITS = {
     "tib": 1024**4,
 }
 WHOLE_PERCENT = 100
+# Of a device for weights: the rest is for pictures in work. Of the host's memory for those that left a CUDA device.
+DEFAULT_WEIGHTS, DEFAULT_HOST = "70%", "50%"
 AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(%|[kmgt]i?b)?", re.ASCII | re.IGNORECASE)
 PATTERN = r"^(?i:[0-9]{1,15}(\.[0-9]{1,6})?\s*(%|[kmgt]i?b)?)$"
 
@@ -37,3 +39,12 @@ def amount_in(text: str, whole_bytes: int) -> int:
     if number > WHOLE_PERCENT:
         raise ValueError(f"{text!r} is more than there is")
     return int(whole_bytes * number / WHOLE_PERCENT)
+
+
+def amount_text(size_bytes: float) -> str:
+    """For people: three digits and a unit of 1,024."""
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < UNITS["kb"]:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.3g} GiB"

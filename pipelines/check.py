@@ -1,7 +1,7 @@
-"""A short process that says which models could be served: specs come in as JSON lines, reports go out.
+"""A short process that says which models could be served: specs come in as JSON lines, findings go out.
 
 Knows the folder checks; imports no torch, so that it answers in a fraction of a second.
-Invariant: one report per spec, in the order of the specs.
+Invariant: one finding per spec, in the order of the specs.
 """
 
 from __future__ import annotations
@@ -10,16 +10,25 @@ import sys
 
 import msgspec
 
-from pipelines.messages import ModelReport, ModelSpec
+from pipelines.messages import Finding, ModelSpec
+from pipelines.weights.files import CheckpointProblem, element_count
 from pipelines.weights.layout import source_of
-from pipelines.weights.verify import find_problem
+from pipelines.weights.verify import verify
+
+
+def finding(spec: ModelSpec) -> Finding:
+    try:
+        layout = verify(source_of(spec), spec.family)
+        parts = layout.weights.values()
+        return Finding(spec.id, None, sum(element_count(file, part.prefix) for part in parts for file in part.files))
+    except CheckpointProblem as problem:
+        return Finding(spec.id, str(problem))
 
 
 def main() -> None:
     for line in sys.stdin.buffer:
         spec = msgspec.json.decode(line, type=ModelSpec)
-        report = ModelReport(spec.id, find_problem(source_of(spec), spec.family))
-        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(finding(spec)) + b"\n")
 
 
 if __name__ == "__main__":

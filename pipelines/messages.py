@@ -98,6 +98,14 @@ class EngineOptions(msgspec.Struct, frozen=True):
     never_together: tuple[tuple[str, ...], ...] = ()
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """What a look at a model's files says. weights: how many numbers they hold."""
+
+    id: str
+    problem: str | None
+    weights: int = 0
+
+
 class ModelReport(msgspec.Struct, frozen=True):
     """Where a model is; `problem` is None when it can be served. device_bytes: what of it is on the device, shared
     parts too. is_pinned: it stays there. load_seconds: how long it would take to come there; None: nobody knows yet."""

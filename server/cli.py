@@ -17,6 +17,7 @@ from pipelines.messages import Facts
 from server import __version__, client, models_commands
 from server.api.services import Services
 from server.core import log
+from server.fitting import fitting
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.listener import bind, serve
 from server.terminal import (
@@ -166,13 +167,18 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, models.yaml and every model's files; exit 1 when a model cannot be served."""
+    """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model cannot
+    be served."""
     settings, catalogue = configured(models=models)
-    reports = check_models(catalogue.specs())
-    for report in reports:
-        typer.echo(f"{report.id}: {report.problem or 'ok'}")
-    broken = [report.id for report in reports if report.problem]
-    typer.echo(f"{settings.models}: {len(reports)} models, {len(broken)} with problems")
+    findings = check_models(catalogue.specs())
+    for finding in findings:
+        typer.echo(f"{finding.id}: {finding.problem or 'ok'}")
+    fittings = fitting(settings.devices, settings.weights_memory, findings)
+    for line in (line for one in fittings for line in one.lines()):
+        typer.echo(line)
+    nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
+    broken = {finding.id for finding in findings if finding.problem} | nowhere
+    typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
     raise typer.Exit(1 if broken else 0)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from pipelines.messages import ModelReport, ModelSpec
+from pipelines.messages import Finding, ModelSpec
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.settings import Settings, SettingsProblem, load_settings
@@ -46,9 +46,9 @@ def configured(**flags: Any) -> tuple[Settings, Catalogue]:
         fail(*problem.problems)
 
 
-def check_models(specs: tuple[ModelSpec, ...]) -> list[ModelReport]:
+def check_models(specs: tuple[ModelSpec, ...]) -> list[Finding]:
     """Ask a short process of the worker's side: only that side knows what a sound model folder is."""
     lines = b"".join(msgspec.json.encode(spec) + b"\n" for spec in specs)
     command = [sys.executable, "-m", "pipelines.check"]
     finished = subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True)
-    return [msgspec.json.decode(line, type=ModelReport) for line in finished.stdout.splitlines()]
+    return [msgspec.json.decode(line, type=Finding) for line in finished.stdout.splitlines()]

@@ -6,20 +6,17 @@ Invariant: what is left beside the weights' budget on a CUDA device is what pict
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from pipelines.amounts import amount_in
+from pipelines.amounts import DEFAULT_HOST, DEFAULT_WEIGHTS, amount_in
+from pipelines.machine import host_memory_bytes
 from pipelines.messages import EngineOptions
 from pipelines.residency.holding import Budgets
 
-# Of the device: the rest is for pictures in work, less what the driver and fragments take.
-DEFAULT_WEIGHTS, USABLE_SHARE = "70%", 0.95
-DEFAULT_HOST = "50%"
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Less what the driver and fragments take.
+USABLE_SHARE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +32,6 @@ def memory_of(device: torch.device) -> Memory:
     if device.type == "cuda":
         return Memory(torch.cuda.get_device_properties(device).total_memory, host_bytes)
     return Memory(host_bytes, host_bytes)
-
-
-def host_memory_bytes() -> int:
-    """This machine's memory, or what of it this process may take, where a container says less."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *(limit for limit in map(_limit_in, CGROUP_LIMITS) if limit)])
-
-
-def _limit_in(path: str) -> int | None:
-    try:
-        text = Path(path).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def budgets_of(options: EngineOptions, memory: Memory, device: torch.device) -> Budgets:

@@ -7,14 +7,13 @@ Invariant: a model that passed is as its manifest says, where it has one, and it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 
 from pipelines.messages import ModelSpec
 from pipelines.residency.holding import Component
 from pipelines.weights.digest import FileDigests, component_digest, model_digest
-from pipelines.weights.files import tensor_shapes
+from pipelines.weights.files import element_count
 from pipelines.weights.layout import Weights, source_of
 from pipelines.weights.load import MODEL_CLASSES, Opened
 
@@ -48,7 +47,4 @@ def survey(spec: ModelSpec, dtype: torch.dtype, digests: FileDigests) -> Surveye
 
 def size_of(part: Weights, dtype: torch.dtype) -> int:
     """Bytes that the tensors will take in this dtype."""
-    shapes = (
-        shape for file in part.files for name, shape in tensor_shapes(file).items() if name.startswith(part.prefix)
-    )
-    return dtype.itemsize * sum(prod(shape) for shape in shapes)
+    return dtype.itemsize * sum(element_count(file, part.prefix) for file in part.files)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import operator
 import struct
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def tensor_names(path: Path) -> frozenset[str]:
     """The names of a safetensors file's tensors. Raises CheckpointProblem as tensor_shapes does."""
     return frozenset(tensor_shapes(path))
+
+
+def element_count(path: Path, prefix: str) -> int:
+    """How many numbers the tensors below a prefix hold. Raises CheckpointProblem as tensor_shapes does."""
+    return sum(prod(shape) for name, shape in tensor_shapes(path).items() if name.startswith(prefix))
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

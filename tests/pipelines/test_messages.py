@@ -49,10 +49,14 @@ COMMANDS: list[Command] = [
         "job_3", "m", msgspec.structs.replace(PARAMS, image=b"rgb", mask=b"\x00\xff", strength=0.5), "a", 2, True, (3,)
     ),
     messages.Cancel("job_1"),
+    messages.Load("demo-sdxl"),
+    messages.Unload("demo-sdxl"),
+    messages.Pin("demo-sdxl", is_pinned=True),
     messages.Shutdown(),
 ]
 EVENTS: list[Event] = [
     messages.Ready("cpu", (messages.ModelReport("a", None), messages.ModelReport("b", "unet is missing"))),
+    messages.Residency((messages.ModelReport("a", None, "device", 5_000_000_000, is_pinned=True, load_seconds=2.5),)),
     messages.Heartbeat(),
     messages.Queued("job_1", 3),
     messages.Started("job_1"),

@@ -1,0 +1,51 @@
+"""What memory this machine and its devices have, without asking torch: both processes need to know.
+
+Knows the operating system and NVIDIA's own tool; knows no models. Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+TOOL_SECONDS = 10.0
+MEBIBYTE = 1024**2
+
+
+def host_memory_bytes() -> int:
+    """This machine's memory, or what of it this process may take, where a container says less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *(limit for limit in map(_limit_in, CGROUP_LIMITS) if limit)])
+
+
+def cuda_memory_bytes() -> tuple[int, ...]:
+    """Of each NVIDIA device, in the order of their numbers; none where the driver's `nvidia-smi` is not there."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS, check=True)
+        return tuple(int(line) * MEBIBYTE for line in answer.stdout.split())
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ()
+
+
+def device_memory_bytes(device: str) -> int | None:
+    """Of `auto`, `cpu`, `cuda` or `cuda:N`; None where nobody can say."""
+    cards = cuda_memory_bytes()
+    if device == "cpu" or (device == "auto" and not cards):
+        return host_memory_bytes()
+    number = int(device.partition(":")[2] or 0)
+    return cards[number] if number < len(cards) else None
+
+
+def _limit_in(path: str) -> int | None:
+    try:
+        text = Path(path).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
