@@ -213,7 +213,7 @@ def test_a_damaged_model_is_named_at_start_and_the_others_are_served(tmp_path: P
             assert refusal.headers["x-should-retry"] == "false"
         assert server.generate(prompt="a red circle").status_code == 200
         states = {model["id"]: model["state"] for model in httpx.get(f"{server.url}/v1/models").json()["data"]}
-        assert states == {"good": "available", "damaged": "unavailable", "absent": "unavailable"}
+        assert states == {"good": "device", "damaged": "failed", "absent": "absent"}
     finally:
         server.stop()
 
