@@ -45,7 +45,7 @@ SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
 # What encoding, decoding and writing cost beside a denoise step of one row.
 FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
-FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable"]
+FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 
@@ -58,7 +58,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
-    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from.
+    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loras: the
+    adapters that requests may name -> their files; lora_cache_bytes: how much those not in use may keep.
     """
 
     id: str
@@ -68,6 +69,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     config: str | None = None
     variant: str | None = None
     parts: dict[str, str] = msgspec.field(default_factory=dict)
+    loras: dict[str, str] = msgspec.field(default_factory=dict)
+    lora_cache_bytes: int = 1024 * 1024 * 1024
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -87,10 +90,12 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """Whether a model's files are there and sound; `problem` is None when they are."""
+    """Whether a model's files are there and sound; `problem` is None when they are. loras: adapter -> what is wrong
+    with its file, for those that were looked at and cannot be used; the model itself is served all the same."""
 
     id: str
     problem: str | None
+    loras: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Start(Message, frozen=True):
@@ -103,13 +108,21 @@ class Start(Message, frozen=True):
     options: EngineOptions = EngineOptions()
 
 
+class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An adapter of the model by its name, and how strongly it acts: 0 is not at all, 1 as it was trained."""
+
+    name: str
+    scale: float
+
+
 class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a picture. The seed is fixed by the server, so that a second try draws the same one.
 
     Sizes are pixels; guidance_scale <= 1 means no guidance; seed 0 to 2**64 - 1; a negative_prompt of None is not the
     empty one: a checkpoint may ask for zeros in its place. image: the picture to start from, width x height x 3 bytes
     of RGB, row by row. mask: width x height bytes beside an image, 128 and above where it may change. strength: in
-    (0, 1], how much of the noise schedule an image goes through; without an image it means nothing.
+    (0, 1], how much of the noise schedule an image goes through; without an image it means nothing. loras: the adapters
+    that act, each once; their order is of no effect.
     """
 
     prompt: str
@@ -123,6 +136,7 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: bytes | None = None
     mask: bytes | None = None
     strength: float = 1.0
+    loras: tuple[Lora, ...] = ()
 
 
 # What is told of a picture, by name.

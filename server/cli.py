@@ -108,6 +108,9 @@ def draw_command(
     strength: Annotated[
         float | None, typer.Option(help="How far the image may be left, above 0 and at most 1.")
     ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="An adapter, as NAME or NAME:SCALE; may be given several times.")
+    ] = None,
     server: Annotated[
         str, typer.Option(envvar="SAFELIGHT_SERVER", help="Where the server is.")
     ] = "http://127.0.0.1:8000",
@@ -130,6 +133,7 @@ def draw_command(
         "quality": quality,
         "style": style,
         "strength": strength,
+        "loras": [client.lora_of(text) for text in lora] if lora else None,
     }
     try:
         order = order_of(values, {"image": image, "mask": mask}, output, server, key)
@@ -161,12 +165,14 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, models.yaml and every model's files; exit 1 when a model cannot be served."""
+    """Check the settings, models.yaml and every model's files; exit 1 when a model or an adapter cannot be used."""
     settings, catalogue = configured(models=models)
     reports = check_models(catalogue.specs())
     for report in reports:
         typer.echo(f"{report.id}: {report.problem or 'ok'}")
-    broken = [report.id for report in reports if report.problem]
+        for name, problem in report.loras.items():
+            typer.echo(visible(f"{report.id}, adapter {name}: {problem}"))
+    broken = [report.id for report in reports if report.problem or report.loras]
     typer.echo(f"{settings.models}: {len(reports)} models, {len(broken)} with problems")
     raise typer.Exit(1 if broken else 0)
 

@@ -59,7 +59,7 @@ class Models:
         source = source_of(spec)
         try:
             self._digests[model] = _digest_of(source, spec.family)
-            return LOADERS[spec.family](source, self._device, self._dtype, self._options)
+            return LOADERS[spec.family](source, self._device, self._dtype, self._options.for_model(spec))
         except CheckpointProblem as found:
             self._problems[model] = str(found)
             raise

@@ -14,6 +14,8 @@ from typing import Any
 LENGTH = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 MAX_FILE_BYTES = 2**63
+# Where a safetensors header keeps text of its own among the tensors.
+METADATA = "__metadata__"
 
 
 class CheckpointProblem(Exception):
@@ -40,9 +42,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tensor_names(path: Path) -> frozenset[str]:
-    """The names of a safetensors file's tensors, after a check that the file is as long as its header says.
+    """The names of a safetensors file's tensors. Raises CheckpointProblem as `read_header` does."""
+    return frozenset(read_header(path)) - {METADATA}
 
-    Format: 8 bytes little-endian header length, JSON header, data (https://huggingface.co/docs/safetensors).
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of each tensor, after a check that the file is as long as its header says.
+
+    Beside the tensors there may be METADATA. Format: 8 bytes little-endian header length, JSON header, data
+    (https://huggingface.co/docs/safetensors).
 
     Raises:
         CheckpointProblem: the file is missing, cut short, too long, or no safetensors file.
@@ -59,18 +67,18 @@ def tensor_names(path: Path) -> frozenset[str]:
         raise CheckpointProblem(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    names, data_bytes = _names_and_data_bytes(path, header)
+    entries, data_bytes = _entries_and_data_bytes(path, header)
     expected_bytes = LENGTH.size + header_bytes + data_bytes
     if size_bytes != expected_bytes:
         raise CheckpointProblem(f"{path} has {size_bytes} bytes, its header says {expected_bytes}: copy it again")
-    return names
+    return entries
 
 
-def _names_and_data_bytes(path: Path, header: bytes) -> tuple[frozenset[str], int]:
-    """What the header names, and where the last tensor ends."""
+def _entries_and_data_bytes(path: Path, header: bytes) -> tuple[dict[str, Any], int]:
+    """What the header says, and where the last tensor ends."""
     try:
-        tensors = {name: entry for name, entry in json.loads(header.decode("utf-8")).items() if name != "__metadata__"}
-        return frozenset(tensors), max(_end_of(entry["data_offsets"]) for entry in tensors.values())
+        entries: dict[str, Any] = json.loads(header.decode("utf-8"))
+        return entries, max(_end_of(entry["data_offsets"]) for name, entry in entries.items() if name != METADATA)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointProblem(f"{path} has a damaged header") from error
 

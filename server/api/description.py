@@ -137,6 +137,7 @@ class Model(_Described):
     owned_by: str
     served_by: str = Field(description="The id of the model that the name means.")
     state: str
+    loras: list[str] = Field(description="The adapters that requests may name with this model.")
 
 
 class ModelList(_Described):
@@ -245,6 +246,8 @@ def _form_of(body: type[CommonBody]) -> dict[str, Any]:
     fields = {name: _part_of(field) for name, field in schema["properties"].items() if name != "images"}
     for name in fields.keys() & {"image", "mask"}:
         fields[name] |= {"format": "binary"}
+    told = schema["properties"]["loras"]["description"]
+    fields["loras"] = {"type": "string", "contentMediaType": "application/json", "description": told}
     required = [*schema.get("required", []), "image"]
     kept = {name: schema[name] for name in ("type", "description", "additionalProperties")}
     return {"title": _form_name(body), **kept, "properties": fields, "required": required}

@@ -38,4 +38,5 @@ def _model(name: str, services: Services) -> dict[str, Any]:
         "owned_by": "safelight",
         "served_by": resolved,
         "state": "unknown" if report is None else "unavailable" if report.problem else "available",
+        "loras": sorted(services.catalogue.models[resolved].loras) if resolved is not None else [],
     }

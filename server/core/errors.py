@@ -108,6 +108,10 @@ def model_unavailable(model: str) -> SafelightError:
     return SafelightError(error_table.MODEL_UNAVAILABLE, "model", model=model)
 
 
+def adapter_unavailable(message: str) -> SafelightError:
+    return SafelightError(error_table.ADAPTER_UNAVAILABLE, "loras", reason=message)
+
+
 def unknown_route(method: str, path: str) -> SafelightError:
     return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
 

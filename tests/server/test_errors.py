@@ -23,6 +23,7 @@ EVERY_ERROR = {
     "receive_timeout": errors.receive_timeout(30.0),
     "model_not_found": errors.model_not_found(HOSTILE, ["demo-sdxl"]),
     "model_unavailable": errors.model_unavailable("demo-sdxl"),
+    "adapter_unavailable": errors.adapter_unavailable("The adapter 'brush' cannot be used: it is damaged."),
     "unknown_route": errors.unknown_route("GET", HOSTILE),
     "method_not_allowed": errors.method_not_allowed(HOSTILE, "GET"),
     "file_not_found": errors.file_not_found(),
