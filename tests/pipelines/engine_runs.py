@@ -39,9 +39,11 @@ class Engine:
         options: EngineOptions | None = None,
         faults: Sequence[Fault] = (),
         device: torch.device = CPU,
+        loras: Mapping[str, str] | None = None,
     ) -> None:
         options = options or EngineOptions()
-        specs = [ModelSpec(name, one.family, str(one.folder)) for name, one in checkpoints.items()]
+        adapters = dict(loras or {})
+        specs = [ModelSpec(name, one.family, str(one.folder), loras=adapters) for name, one in checkpoints.items()]
         family_options = FamilyOptions(options.exact_rows, options.prompt_cache_bytes)
         self.models = Models(specs, device, choose_dtype(device), family_options)
         self.events: list[Event] = []
