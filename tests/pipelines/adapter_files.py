@@ -146,5 +146,5 @@ def _kohya_layer(name: str, down: torch.Tensor, up: torch.Tensor, alpha: float) 
 
 def _written(path: Path, tensors: Tensors, metadata: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata)
     return path

@@ -98,7 +98,7 @@ def too_short(good: Path, path: Path) -> Path:
 
 
 def without_a_half(good: Path, path: Path) -> Path:
-    return changed(good, path, lambda tensors: tensors.pop(first(tensors)) and None)
+    return changed(good, path, lambda tensors: tensors.__delitem__(first(tensors)))
 
 
 def with_integers(good: Path, path: Path) -> Path:

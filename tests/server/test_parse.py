@@ -193,8 +193,8 @@ def test_a_models_own_limit_is_named_in_the_refusal(catalogue: Catalogue, values
 
 @pytest.mark.parametrize("name", GenerationBody.model_fields)
 def test_a_refusal_of_a_wrong_type_says_what_is_allowed(catalogue: Catalogue, name: str) -> None:
-    error = refusal(catalogue, {"prompt": "x"} | {name: [[]]})
-    assert error.param in (name, f"{name}[0]")
+    error = refusal(catalogue, {"prompt": "x"} | {name: [[]] if name != "loras" else {}})
+    assert error.param == name
     assert allowed_text(GenerationBody, name) in error.message
 
 
