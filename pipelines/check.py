@@ -7,22 +7,26 @@ Invariant: one finding per spec, in the order of the specs.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 
 from pipelines.messages import Finding, ModelSpec
+from pipelines.weights.adapter_file import find_adapter_problem
 from pipelines.weights.files import CheckpointProblem, element_count
 from pipelines.weights.layout import source_of
 from pipelines.weights.verify import verify
 
 
 def finding(spec: ModelSpec) -> Finding:
+    found = {name: find_adapter_problem(Path(path), spec.family) for name, path in spec.loras.items()}
+    loras = {name: problem for name, problem in found.items() if problem is not None}
     try:
-        layout = verify(source_of(spec), spec.family)
-        parts = layout.weights.values()
-        return Finding(spec.id, None, sum(element_count(file, part.prefix) for part in parts for file in part.files))
+        parts = verify(source_of(spec), spec.family).weights.values()
     except CheckpointProblem as problem:
-        return Finding(spec.id, str(problem))
+        return Finding(spec.id, str(problem), loras=loras)
+    weights = sum(element_count(file, part.prefix) for part in parts for file in part.files)
+    return Finding(spec.id, None, weights, loras)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
 # What encoding, decoding and writing cost beside a denoise step of one row.
 FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
-FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable"]
+FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 # on_demand: a model comes when it is asked for, and leaves when others need the room. at_start: it also comes at the
 # start. keep: at the start, and leaves after all others. pin: at the start, and never leaves.
@@ -64,7 +64,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
     which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loading: when
-    it comes to the device, and whether it leaves.
+    it comes to the device, and whether it leaves. loras: the adapters that requests may name -> their files;
+    lora_cache_bytes: how much those not in use may keep.
     """
 
     id: str
@@ -75,6 +76,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     variant: str | None = None
     parts: dict[str, str] = msgspec.field(default_factory=dict)
     loading: Loading = "on_demand"
+    loras: dict[str, str] = msgspec.field(default_factory=dict)
+    lora_cache_bytes: int = 1024 * 1024 * 1024
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -99,11 +102,13 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a look at a model's files says. weights: how many numbers they hold."""
+    """What a look at a model's files says. weights: how many numbers they hold. loras: adapter -> what is wrong with
+    its file, for those that cannot be used; the model itself is served all the same."""
 
     id: str
     problem: str | None
     weights: int = 0
+    loras: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -128,13 +133,21 @@ class Start(Message, frozen=True):
     options: EngineOptions = EngineOptions()
 
 
+class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An adapter of the model by its name, and how strongly it acts: 0 is not at all, 1 as it was trained."""
+
+    name: str
+    scale: float
+
+
 class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a picture. The seed is fixed by the server, so that a second try draws the same one.
 
     Sizes are pixels; guidance_scale <= 1 means no guidance; seed 0 to 2**64 - 1; a negative_prompt of None is not the
     empty one: a checkpoint may ask for zeros in its place. image: the picture to start from, width x height x 3 bytes
     of RGB, row by row. mask: width x height bytes beside an image, 128 and above where it may change. strength: in
-    (0, 1], how much of the noise schedule an image goes through; without an image it means nothing.
+    (0, 1], how much of the noise schedule an image goes through; without an image it means nothing. loras: the adapters
+    that act, each once; their order is of no effect.
     """
 
     prompt: str
@@ -148,6 +161,7 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: bytes | None = None
     mask: bytes | None = None
     strength: float = 1.0
+    loras: tuple[Lora, ...] = ()
 
 
 # What is told of a picture, by name.

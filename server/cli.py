@@ -118,6 +118,9 @@ def draw_command(
     strength: Annotated[
         float | None, typer.Option(help="How far the image may be left, above 0 and at most 1.")
     ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="An adapter, as NAME or NAME:SCALE; may be given several times.")
+    ] = None,
     server: SERVER_FLAG = DEFAULT_SERVER,
     key: KEY_FLAG = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
@@ -136,6 +139,7 @@ def draw_command(
         "quality": quality,
         "style": style,
         "strength": strength,
+        "loras": [client.lora_of(text) for text in lora] if lora else None,
     }
     try:
         order = order_of(values, {"image": image, "mask": mask}, output, server, key)
@@ -167,17 +171,19 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model cannot
-    be served."""
+    """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model or
+    an adapter cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
         typer.echo(f"{finding.id}: {finding.problem or 'ok'}")
+        for name, problem in finding.loras.items():
+            typer.echo(visible(f"{finding.id}, adapter {name}: {problem}"))
     fittings = fitting(settings.devices, settings.weights_memory, findings)
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
-    broken = {finding.id for finding in findings if finding.problem} | nowhere
+    broken = {finding.id for finding in findings if finding.problem or finding.loras} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
     raise typer.Exit(1 if broken else 0)
 

@@ -146,6 +146,15 @@ def _written(event: Mapping[str, Any], output: Path | None, count: int) -> Drawn
     return Drawn(path, seed)
 
 
+def lora_of(text: str) -> dict[str, Any]:
+    """What NAME or NAME:SCALE asks for; a name may have colons of its own."""
+    name, _, scale = text.rpartition(":")
+    try:
+        return {"name": name, "scale": float(scale)} if name else {"name": text}
+    except ValueError:
+        return {"name": text}
+
+
 def _free(path: Path) -> Path:
     """The path, or the first with a number behind it that is not taken."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))

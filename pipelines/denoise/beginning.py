@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+from pipelines.denoise.adapters import AdapterSet
 from pipelines.denoise.inpaint import latent_mask, noised
 from pipelines.denoise.latents import (
     first_noise,
@@ -56,19 +57,22 @@ def begin_all(
     conditions: Sequence[Conditioning],
     sampler_for: Callable[[DrawParams], Any],
     one_by_one: bool,
+    sets: Sequence[AdapterSet],
 ) -> list[DenoiseState]:
     """The states of jobs before their first step. All have pictures of one size, or none.
 
-    one_by_one: encode one picture at a time, so that what it becomes depends on no other.
+    one_by_one: encode one picture at a time, so that what it becomes depends on no other. sets: each job's adapters.
     """
     states = []
     pictures = _encode_pictures(canvas, batch, one_by_one)
-    for params, conditioning, picture in zip(batch, conditions, pictures, strict=True):
+    for params, conditioning, picture, adapters in zip(batch, conditions, pictures, sets, strict=True):
         sampler = sampler_for(params)
         timesteps = sampler.timesteps
         if picture is not None:
             timesteps = timesteps_after(sampler, params.steps, steps_after(family, params.steps, params.strength))
-        states.append(begin(canvas, params, conditioning, sampler, timesteps, picture))
+        state = begin(canvas, params, conditioning, sampler, timesteps, picture)
+        state.adapters = adapters
+        states.append(state)
     return states
 
 

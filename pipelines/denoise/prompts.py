@@ -7,11 +7,12 @@ Invariant: the cache never holds more bytes than its cap, and lets go first of w
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from pipelines.denoise.adapters import TEXT_ENCODERS, AdapterSet
 from pipelines.denoise.rows import grouped
 
 
@@ -41,25 +42,36 @@ class PromptCache:
         self, encode: Callable[[Sequence[str]], list[Encoded]], cap_bytes: int, one_by_one: bool = False
     ) -> None:
         self._encode, self._cap_bytes, self._one_by_one = encode, cap_bytes, one_by_one
-        self._kept: OrderedDict[str, Encoded] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, Hashable], Encoded] = OrderedDict()
         self.size_bytes = 0
 
-    def encoded(self, texts: Iterable[str]) -> dict[str, Encoded]:
-        """What each text became; those not kept are encoded together."""
+    def encoded(self, texts: Iterable[str], adapters: Hashable = ()) -> dict[str, Encoded]:
+        """What each text became; those not kept are encoded together. adapters: which ones the encoders have on now."""
         asked = list(dict.fromkeys(texts))
-        found = {text: self._kept[text] for text in asked if text in self._kept}
+        found = {text: self._kept[text, adapters] for text in asked if (text, adapters) in self._kept}
         missing = [text for text in asked if text not in found]
         for group in grouped(missing, self._one_by_one):
             found.update(zip(group, self._encode(group), strict=True))
         for text in asked:
-            self._keep(text, found[text])
+            self._keep((text, adapters), found[text])
         return found
 
-    def _keep(self, text: str, encoded: Encoded) -> None:
-        if text not in self._kept:
+    def encoded_under(self, sets: Sequence[AdapterSet], texts: Sequence[Sequence[str]]) -> list[dict[str, Encoded]]:
+        """What each job's texts became under its own adapters. Jobs whose adapters do the same to the encoders, which
+        most leave alone, are encoded together."""
+        keys = [adapters.key(*TEXT_ENCODERS) for adapters in sets]
+        encoded: dict[Hashable, dict[str, Encoded]] = {}
+        for key, adapters in dict(zip(keys, sets, strict=True)).items():
+            asked = [text for own, job in zip(keys, texts, strict=True) if own == key for text in job]
+            with adapters.applied(*TEXT_ENCODERS):
+                encoded[key] = self.encoded(asked, key)
+        return [encoded[key] for key in keys]
+
+    def _keep(self, key: tuple[str, Hashable], encoded: Encoded) -> None:
+        if key not in self._kept:
             self.size_bytes += encoded.size_bytes
-        self._kept[text] = encoded
-        self._kept.move_to_end(text)
+        self._kept[key] = encoded
+        self._kept.move_to_end(key)
         while self.size_bytes > self._cap_bytes:
             _, dropped = self._kept.popitem(last=False)
             self.size_bytes -= dropped.size_bytes

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from pipelines.denoise.adapters import NO_ADAPTERS, AdapterSet
+
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
@@ -40,7 +42,8 @@ class Repaint:
 class DenoiseState:
     """latents: one row, in the sampler's scale. timesteps: those still to do when the job began; `step` counts the
     forwards already done. last: the latents before the last forward and its guided prediction, for previews. `sampler`
-    is a diffusers scheduler, whose classes have no type in common."""
+    is a diffusers scheduler, whose classes have no type in common. adapters: what acts beside the weights in every
+    forward; the state keeps them alive."""
 
     latents: torch.Tensor
     conditioning: Conditioning
@@ -53,6 +56,7 @@ class DenoiseState:
     repaint: Repaint | None = None
     step: int = 0
     last: tuple[torch.Tensor, torch.Tensor] | None = None
+    adapters: AdapterSet = NO_ADAPTERS
 
     @property
     def steps(self) -> int:

@@ -1,7 +1,7 @@
 """What a failure is called and what a caller may know of it.
 
 Knows exceptions; knows no jobs.
-Invariant: callers get constant texts, never an exception's own.
+Invariant: callers get constant texts and the names that they sent, never an exception's own words.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import traceback
 import torch
 
 from pipelines.denoise.decode import NonFiniteResults
+from pipelines.families.adapters import AdapterUnavailable
 from pipelines.messages import Failed, FailureCode
 from pipelines.weights.verify import CheckpointProblem
 
@@ -31,6 +32,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _explain(error: BaseException) -> tuple[FailureCode, str]:
+    if isinstance(error, AdapterUnavailable):
+        return "adapter_unavailable", f"The adapter {error.name!a} cannot be used with this model: {error.reason}."
     if isinstance(error, CheckpointProblem):
         return "model_unavailable", "The model's files are missing or damaged on this server."
     if is_out_of_memory(error) or isinstance(error, TooLarge):

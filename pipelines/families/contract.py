@@ -5,24 +5,31 @@ Knows no family. Invariant: families know each other as little as they know jobs
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
 from pipelines.denoise.state import DenoiseState
-from pipelines.messages import DrawParams
+from pipelines.messages import DrawParams, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyOptions:
     """padded_rows: if set, every forward of the denoiser is padded to so many rows, and prompts and pictures are
     encoded one by one, so that no job's result depends on its neighbours. prompt_cache_bytes: a cap for what is kept
-    of encoded prompts."""
+    of encoded prompts. loras: the model's adapters, name -> file; lora_cache_bytes: a cap for what is kept of them
+    while no job uses them."""
 
     padded_rows: int | None = None
     prompt_cache_bytes: int = 256 * 1024 * 1024
+    loras: Mapping[str, str] = field(default_factory=dict)
+    lora_cache_bytes: int = 1024 * 1024 * 1024
+
+    def for_model(self, spec: ModelSpec) -> FamilyOptions:
+        """With what is said of this model alone."""
+        return replace(self, loras=spec.loras, lora_cache_bytes=spec.lora_cache_bytes)
 
     def encodes_alone(self, device: torch.device) -> bool:
         """Whether prompts and pictures are encoded each in a forward of its own.
@@ -37,7 +44,10 @@ class Family(Protocol):
     """A loaded model of one family. All verbs run on the one thread that owns the device."""
 
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
-        """Encode prompts and pictures, draw the first noise and set up the samplers of jobs of one size."""
+        """Encode prompts and pictures, draw the first noise and set up the samplers of jobs of one size.
+
+        Raises AdapterUnavailable when a job names an adapter that cannot be used.
+        """
         ...
 
     def batch_key(self, state: DenoiseState) -> Hashable:

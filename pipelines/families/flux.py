@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipelines.denoise.adapters import DENOISER
 from pipelines.denoise.beginning import Canvas, begin_all
 from pipelines.denoise.decode import decode_pictures, footprint_bytes
 from pipelines.denoise.packing import pack, token_positions, unpack
@@ -22,6 +23,7 @@ from pipelines.denoise.rows import conditioning_rows, joined, timestep_rows
 from pipelines.denoise.sampler import build_flow_sampler
 from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance_all
+from pipelines.families.adapters import AdapterShelf
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import DrawParams
 from pipelines.weights.load import FluxComponents
@@ -47,6 +49,12 @@ class Flux:
             parts.dtype,
             pack,
         )
+        models = {
+            DENOISER: parts.transformer,
+            "text_encoder": parts.text_encoder,
+            "text_encoder_2": parts.text_encoder_2,
+        }
+        self._adapters = AdapterShelf("flux", options.loras, models, options.lora_cache_bytes)
 
     @property
     def parts(self) -> FluxComponents:
@@ -54,29 +62,34 @@ class Flux:
 
     @torch.inference_mode()
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
-        encoded = self._cache.encoded(params.prompt for params in batch)
-        conditions = [self._condition(params, encoded[params.prompt]) for params in batch]
-        return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._encodes_alone)
+        sets = [self._adapters.chosen(params.loras) for params in batch]
+        encoded = self._cache.encoded_under(sets, [[params.prompt] for params in batch])
+        conditions = [
+            self._condition(params, texts[params.prompt]) for params, texts in zip(batch, encoded, strict=True)
+        ]
+        return begin_all(self._canvas, "flux", batch, conditions, self._sampler, self._encodes_alone, sets)
 
     def batch_key(self, state: DenoiseState) -> Hashable:
-        """Size, conditioning shape and dtype; the size, as pictures of one area may differ in their positions."""
+        """Size, conditioning shape, dtype and adapters; the size, as pictures of one area may differ in positions."""
         size = (state.height_px, state.width_px)
-        return (size, tuple(state.conditioning.states.shape[1:]), state.latents.dtype)
+        shape = tuple(state.conditioning.states.shape[1:])
+        return (size, shape, state.latents.dtype, state.adapters.key(DENOISER))
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
         row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
         latents = joined([state.latents for state in states], row_count)
-        predictions = self._parts.transformer(
-            hidden_states=latents,
-            timestep=joined([timestep_rows(state) for state in states], row_count).to(latents.dtype) / 1000,
-            encoder_hidden_states=token_states,
-            txt_ids=token_states.new_zeros(token_states.shape[1], 3),
-            img_ids=token_positions(*self._token_grid(states[0].height_px, states[0].width_px)).to(latents),
-            **extras,
-            return_dict=False,
-        )[0]
+        with states[0].adapters.applied(DENOISER):
+            predictions = self._parts.transformer(
+                hidden_states=latents,
+                timestep=joined([timestep_rows(state) for state in states], row_count).to(latents.dtype) / 1000,
+                encoder_hidden_states=token_states,
+                txt_ids=token_states.new_zeros(token_states.shape[1], 3),
+                img_ids=token_positions(*self._token_grid(states[0].height_px, states[0].width_px)).to(latents),
+                **extras,
+                return_dict=False,
+            )[0]
         advance_all(states, predictions)
 
     @torch.inference_mode()

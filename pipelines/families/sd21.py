@@ -31,6 +31,10 @@ class Sd21Prompts:
     def __init__(self, parts: Sd21Components) -> None:
         self._parts = parts
 
+    @property
+    def encoders(self) -> dict[str, torch.nn.Module]:
+        return {"text_encoder": self._parts.text_encoder}
+
     def texts(self, params: DrawParams) -> list[str]:
         """In the order of the job's rows; an absent negative prompt is the empty one."""
         negatives = [params.negative_prompt or ""] if is_guided(params.guidance_scale) else []

@@ -30,6 +30,10 @@ class SdxlPrompts:
     def __init__(self, parts: SdxlComponents) -> None:
         self._parts = parts
 
+    @property
+    def encoders(self) -> dict[str, torch.nn.Module]:
+        return {"text_encoder": self._parts.text_encoder, "text_encoder_2": self._parts.text_encoder_2}
+
     def texts(self, params: DrawParams) -> list[str]:
         """Without guidance no negative prompt, and none where zeros stand for it."""
         if not is_guided(params.guidance_scale) or self._has_zeros(params):

@@ -6,12 +6,13 @@ Invariant: for the same seed the picture is the one that diffusers' pipelines dr
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from pipelines.denoise.adapters import DENOISER
 from pipelines.denoise.beginning import Canvas, begin_all
 from pipelines.denoise.decode import decode_pictures, footprint_bytes
 from pipelines.denoise.guidance import is_guided
@@ -21,6 +22,7 @@ from pipelines.denoise.rows import conditioning_rows, joined, latent_rows, times
 from pipelines.denoise.sampler import SamplerSource, build_sampler
 from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance_all
+from pipelines.families.adapters import AdapterShelf
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import DrawParams, FamilyName
 
@@ -43,6 +45,11 @@ class UnetParts(Protocol):
 class Prompts(Protocol):
     """How a family reads prompts."""
 
+    @property
+    def encoders(self) -> Mapping[str, torch.nn.Module]:
+        """The text encoders by their names."""
+        ...
+
     def texts(self, params: DrawParams) -> list[str]:
         """What has to be encoded for a job."""
         ...
@@ -64,6 +71,8 @@ class UnetModel:
         self._options, self._encodes_alone = options, options.encodes_alone(parts.device)
         self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, self._encodes_alone)
         self._canvas = Canvas(parts.vae, parts.unet.config.in_channels, parts.device, parts.dtype)
+        models = {DENOISER: parts.unet, **prompts.encoders}
+        self._adapters = AdapterShelf(family, options.loras, models, options.lora_cache_bytes)
 
     @property
     def parts(self) -> UnetParts:
@@ -71,25 +80,28 @@ class UnetModel:
 
     @torch.inference_mode()
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
-        encoded = self._cache.encoded(text for params in batch for text in self._prompts.texts(params))
-        conditions = [self._prompts.condition(params, encoded) for params in batch]
-        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._encodes_alone)
+        sets = [self._adapters.chosen(params.loras) for params in batch]
+        encoded = self._cache.encoded_under(sets, [self._prompts.texts(params) for params in batch])
+        conditions = [self._prompts.condition(params, texts) for params, texts in zip(batch, encoded, strict=True)]
+        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._encodes_alone, sets)
 
     def batch_key(self, state: DenoiseState) -> Hashable:
-        """Latent shape, conditioning shape and dtype: guidance, steps, seed, sampler and task may all differ."""
-        return (tuple(state.latents.shape[1:]), tuple(state.conditioning.states.shape[1:]), state.latents.dtype)
+        """Latent shape, conditioning shape, dtype and adapters: guidance, steps, seed, sampler and task may differ."""
+        shapes = (tuple(state.latents.shape[1:]), tuple(state.conditioning.states.shape[1:]))
+        return (*shapes, state.latents.dtype, state.adapters.key(DENOISER))
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
         row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
-        predictions = self._parts.unet(
-            joined([latent_rows(state) for state in states], row_count),
-            joined([timestep_rows(state) for state in states], row_count),
-            encoder_hidden_states=token_states,
-            added_cond_kwargs=extras or None,
-            return_dict=False,
-        )[0]
+        with states[0].adapters.applied(DENOISER):
+            predictions = self._parts.unet(
+                joined([latent_rows(state) for state in states], row_count),
+                joined([timestep_rows(state) for state in states], row_count),
+                encoder_hidden_states=token_states,
+                added_cond_kwargs=extras or None,
+                return_dict=False,
+            )[0]
         advance_all(states, predictions)
 
     @torch.inference_mode()

@@ -319,8 +319,8 @@ class Models:
         if entry.surveyed is None:
             raise CheckpointProblem(f"{model} was never looked at")
         modules = {name: self._carrier.modules[one.digest] for name, one in entry.surveyed.components.items()}
-        build = BUILDERS[entry.spec.family]
-        return build(entry.surveyed.opened, modules, self._carrier.device, self._carrier.dtype, self._options)
+        build, options = BUILDERS[entry.spec.family], self._options.for_model(entry.spec)
+        return build(entry.surveyed.opened, modules, self._carrier.device, self._carrier.dtype, options)
 
     def _tell(self, report: _LookedAt | _Carried) -> None:
         self._reports.put(report)

@@ -16,6 +16,8 @@ from typing import Any
 LENGTH = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 MAX_FILE_BYTES = 2**63
+# Where a safetensors header keeps text of its own among the tensors.
+METADATA = "__metadata__"
 
 
 class CheckpointProblem(Exception):
@@ -42,19 +44,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tensor_names(path: Path) -> frozenset[str]:
-    """The names of a safetensors file's tensors. Raises CheckpointProblem as tensor_shapes does."""
-    return frozenset(tensor_shapes(path))
+    """The names of a safetensors file's tensors. Raises CheckpointProblem as `read_header` does."""
+    return frozenset(read_header(path)) - {METADATA}
 
 
 def element_count(path: Path, prefix: str) -> int:
-    """How many numbers the tensors below a prefix hold. Raises CheckpointProblem as tensor_shapes does."""
-    return sum(prod(shape) for name, shape in tensor_shapes(path).items() if name.startswith(prefix))
+    """How many numbers the tensors below a prefix hold. Raises CheckpointProblem as `read_header` does."""
+    shapes = {name: entry["shape"] for name, entry in read_header(path).items() if name != METADATA}
+    return sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors, after a check that the file is as long as its header says.
+def read_header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of each tensor, after a check that the file is as long as its header says.
 
-    Format: 8 bytes little-endian header length, JSON header, data (https://huggingface.co/docs/safetensors).
+    Beside the tensors there may be METADATA. Format: 8 bytes little-endian header length, JSON header, data
+    (https://huggingface.co/docs/safetensors).
 
     Raises:
         CheckpointProblem: the file is missing, cut short, too long, or no safetensors file.
@@ -71,19 +75,21 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointProblem(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointProblem(f"{path} cannot be read: {error.strerror}") from error
-    shapes, data_bytes = _shapes_and_data_bytes(path, header)
+    entries, data_bytes = _entries_and_data_bytes(path, header)
     expected_bytes = LENGTH.size + header_bytes + data_bytes
     if size_bytes != expected_bytes:
         raise CheckpointProblem(f"{path} has {size_bytes} bytes, its header says {expected_bytes}: copy it again")
-    return shapes
+    return entries
 
 
-def _shapes_and_data_bytes(path: Path, header: bytes) -> tuple[dict[str, tuple[int, ...]], int]:
-    """What the header says of its tensors, and where the last one ends."""
+def _entries_and_data_bytes(path: Path, header: bytes) -> tuple[dict[str, Any], int]:
+    """What the header says, and where the last tensor ends."""
     try:
-        tensors = {name: entry for name, entry in json.loads(header.decode("utf-8")).items() if name != "__metadata__"}
-        shapes = {name: tuple(map(operator.index, entry["shape"])) for name, entry in tensors.items()}
-        return shapes, max(_end_of(entry["data_offsets"]) for entry in tensors.values())
+        entries: dict[str, Any] = json.loads(header.decode("utf-8"))
+        tensors = [entry for name, entry in entries.items() if name != METADATA]
+        for entry in tensors:
+            entry["shape"] = [operator.index(side) for side in entry["shape"]]
+        return entries, max(_end_of(entry["data_offsets"]) for entry in tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointProblem(f"{path} has a damaged header") from error
 

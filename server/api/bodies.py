@@ -18,6 +18,8 @@ MAX_PROMPT_CHARACTERS = 32_000
 MAX_PARTIAL_IMAGES = 3
 PICTURE = "a PNG, JPEG or WebP picture: base64, a data URL, an http(s) URL, or an object {'image_url': ...} with one"
 
+LORAS = "an array of objects such as {'name': 'my-style', 'scale': 0.8}, each adapter once"
+
 Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
 Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
 Style = Literal["natural", "vivid"]
@@ -42,6 +44,20 @@ class ImageUrl(BaseModel):
 
 
 ImageReference = str | ImageUrl
+
+
+class LoraChoice(BaseModel):
+    """One adapter of the model."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: str = Field(description="One of the model's adapters; GET models/{model} lists them.")
+    scale: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="How strongly it acts: 0 not at all, 1 as trained; the adapter's own default if absent. At most as "
+        "far from 0, on either side, as the model allows: 2, where models.yaml says nothing else.",
+    )
 
 
 class CommonBody(BaseModel):
@@ -100,6 +116,12 @@ class CommonBody(BaseModel):
     )
     strength: Annotated[float | None, Allowed("a number above 0 and at most 1")] = Field(
         None, gt=0, le=1, allow_inf_nan=False, description="How far the image may be left, above 0 and at most 1."
+    )
+
+    loras: Annotated[list[LoraChoice] | None, Allowed(LORAS)] = Field(
+        None,
+        description="Adapters that act on this picture, each named once; none if absent. A form holds them as JSON.",
+        examples=[[{"name": "my-style", "scale": 0.8}]],
     )
 
 

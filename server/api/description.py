@@ -143,6 +143,7 @@ class Model(_Described):
     problem: str | None = Field(description="Why it cannot be served, if it cannot.")
     device_bytes: int = Field(description="What of it is on the devices, parts shared with others too.")
     pinned: bool = Field(description="Whether it stays on a device.")
+    loras: list[str] = Field(description="The adapters that requests may name with this model.")
 
 
 class ModelList(_Described):
@@ -263,6 +264,8 @@ def _form_of(body: type[CommonBody]) -> dict[str, Any]:
     fields = {name: _part_of(field) for name, field in schema["properties"].items() if name != "images"}
     for name in fields.keys() & {"image", "mask"}:
         fields[name] |= {"format": "binary"}
+    told = schema["properties"]["loras"]["description"]
+    fields["loras"] = {"type": "string", "contentMediaType": "application/json", "description": told}
     required = [*schema.get("required", []), "image"]
     kept = {name: schema[name] for name in ("type", "description", "additionalProperties")}
     return {"title": _form_name(body), **kept, "properties": fields, "required": required}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.api.multipart import Part
+from server.api.receive import parse_value
 from server.core import errors
 
 # How clients spell a list: openai-python and -node, litellm, LibreChat, n8n and Open WebUI all differ, and aiohttp
@@ -38,11 +39,21 @@ def _truth(text: str) -> bool | str:
     return {"true": True, "false": False}.get(text, text)
 
 
+def _list(text: str) -> object:
+    """A list in JSON; anything else stays text, so that its parameter is named."""
+    try:
+        value = parse_value(text.encode())
+    except errors.SafelightError:
+        return text
+    return value if isinstance(value, list) else text
+
+
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("n", "seed", "steps", "num_inference_steps", "output_compression", "partial_images"), _integer),
     **dict.fromkeys(("frame_count", "frame_duration_ms"), _integer),
     **dict.fromkeys(("guidance_scale", "strength"), _number),
     "stream": _truth,
+    "loras": _list,
 }
 
 

@@ -6,6 +6,8 @@ Invariant: a job says all that its picture depends on, so that a second try draw
 
 from __future__ import annotations
 
+import msgspec
+
 from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit, forwards
 from server.core.request import ImageRequest
 
@@ -26,6 +28,7 @@ def job_of(
         image=request.image,
         mask=request.mask,
         strength=request.strength,
+        loras=request.loras,
     )
     facts = facts_of(request, params.seed) if has_facts else {}
     return Submit(
@@ -54,6 +57,9 @@ def facts_of(request: ImageRequest, seed: int) -> Facts:
         facts["negative_prompt"] = request.negative_prompt
     if request.image is not None:
         facts["strength"] = request.strength
+    if request.loras:
+        # As a request may say it again: facts have no lists of their own.
+        facts["loras"] = msgspec.json.encode(request.loras).decode()
     return facts
 
 

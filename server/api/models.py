@@ -41,4 +41,5 @@ def described(name: str, services: Services) -> dict[str, Any]:
         "problem": reports[0].problem if reports else None,
         "device_bytes": sum(report.device_bytes for report in reports),
         "pinned": any(report.is_pinned for report in reports),
+        "loras": sorted(services.catalogue.models[resolved].loras) if resolved else [],
     }

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, SamplerName, steps_after
 from server.api.bodies import CommonBody, EditBody, GenerationBody, PromptedBody, VariationBody, allowed_text
+from server.api.loras import chosen_loras, lora_defaults, loras_refusal
 from server.api.sources import Source, one_source
 from server.core import errors
 from server.core.catalogue import (
@@ -95,7 +96,9 @@ def parse(
     _check_background(body, model)
     image, mask = _sources(operation, values)
     asked_size = _size(body.size, entry)
-    quality, style = _quality_preset(body, entry), _style_preset(body, entry)
+    loras = chosen_loras(body.loras, model, entry)
+    own, style = lora_defaults(loras, entry), _style_preset(body, entry)
+    quality = _overridden(_quality_preset(body, entry), own)
     steps = _steps(body, entry, quality)
     sent_prompt = body.prompt if isinstance(body, PromptedBody) else ""
     is_stream = isinstance(body, PromptedBody) and bool(body.stream)
@@ -108,7 +111,7 @@ def parse(
         count=_at_most("n", body.n or 1, entry.limits.max_n),
         size=asked_size or parse_size(entry.defaults.size),
         steps=steps,
-        guidance_scale=_guidance(body.guidance_scale, style, quality, entry),
+        guidance_scale=_guidance(body.guidance_scale, own, style, quality, entry),
         sampler=_sampler(body, quality, steps, model, entry),
         seed=secrets.randbelow(RANDOM_SEED_LIMIT) if body.seed is None else body.seed,
         response_format=body.response_format or default_response_format(operation, body.model, local_format),
@@ -118,10 +121,11 @@ def parse(
         price_usd=entry.price_usd,
         partial_images=(body.partial_images or 0) if is_stream and isinstance(body, PromptedBody) else 0,
         strength=1.0 if image is None else _strength(body, mask is not None, steps, entry),
+        loras=loras,
     )
     _check_alone(body, image)
     _check_webp(request)
-    return Parsed(request, entry.limits, image, mask, asked_size, is_stream, _ignored(body, image, entry))
+    return Parsed(request, entry.limits, image, mask, asked_size, is_stream, _ignored(body, image, own, entry))
 
 
 def default_response_format(
@@ -147,7 +151,8 @@ def _checked(operation: Operation, values: Mapping[str, Any]) -> CommonBody:
     try:
         body = form.model_validate(given)
     except ValidationError as error:
-        raise _refusal(form, str(error.errors()[0]["loc"][0])) from None
+        found = error.errors()[0]
+        raise _refusal_at(form, found["loc"], found["type"]) from None
     for name in ("prompt", "negative_prompt", "model", "user", "safety_identifier"):
         _check_text(name, getattr(body, name, None))
     if isinstance(body, PromptedBody) and not body.prompt.strip():
@@ -159,6 +164,10 @@ def _holds_pictures(name: str, value: object) -> bool:
     """Whether these are files that are to be drawn from."""
     files = value if isinstance(value, list) else [value]
     return name in PICTURES and any(isinstance(item, bytes) for item in files)
+
+
+def _refusal_at(form: type[CommonBody], place: tuple[int | str, ...], kind: str) -> errors.SafelightError:
+    return loras_refusal(place, kind) if place[0] == "loras" else _refusal(form, str(place[0]))
 
 
 def _refusal(form: type[CommonBody], param: str) -> errors.SafelightError:
@@ -249,6 +258,11 @@ def _style_preset(body: CommonBody, entry: ModelEntry) -> StylePreset:
     return StylePreset() if style is None else entry.presets.style.get(style, StylePreset())
 
 
+def _overridden(quality: QualityPreset, own: QualityPreset) -> QualityPreset:
+    """What an adapter was made for comes before what a quality means for the model."""
+    return quality.model_copy(update=own.model_dump(exclude_none=True))
+
+
 def _echoed_quality(body: CommonBody) -> EchoedQuality | None:
     """Only in words that strict clients accept."""
     return next((word for word in get_args(EchoedQuality) if word == body.quality), None)
@@ -270,12 +284,14 @@ def _steps_name(body: CommonBody) -> str:
     return "steps" if body.steps is not None else "num_inference_steps"
 
 
-def _guidance(asked: float | None, style: StylePreset, quality: QualityPreset, entry: ModelEntry) -> float:
+def _guidance(
+    asked: float | None, own: QualityPreset, style: StylePreset, quality: QualityPreset, entry: ModelEntry
+) -> float:
     highest = entry.limits.max_guidance_scale
     if asked is not None and asked > highest:
         message = f"Invalid value for 'guidance_scale'. Supported values are: a number from 0 to {highest:g}."
         raise errors.invalid_parameter("guidance_scale", message)
-    scale = _first_given(asked, style.guidance_scale, quality.guidance_scale)
+    scale = _first_given(asked, own.guidance_scale, style.guidance_scale, quality.guidance_scale)
     return float(entry.defaults.guidance_scale if scale is None else scale)
 
 
@@ -321,15 +337,17 @@ def _default_strength(body: CommonBody, has_mask: bool, entry: ModelEntry) -> fl
     return entry.defaults.masked_strength if has_mask else entry.defaults.strength
 
 
-def _ignored(body: CommonBody, image: Source | None, entry: ModelEntry) -> tuple[str, ...]:
-    """The parameters that were sent and do nothing, in the order in which they are described."""
+def _ignored(body: CommonBody, image: Source | None, own: QualityPreset, entry: ModelEntry) -> tuple[str, ...]:
+    """The parameters that were sent and do nothing, in the order in which they are described. own: what an adapter
+    brings along."""
     quality = QUALITIES[body.quality]
+    preset = entry.presets.quality.get(quality, QualityPreset())
     is_flux = entry.family == "flux"
     idle = {
         "negative_prompt": is_flux,
         # FLUX takes guidance as an input of the model, or not at all, and then its entry says 0.
         "guidance_scale": is_flux and entry.defaults.guidance_scale == 0,
-        "quality": quality != "standard" and quality not in entry.presets.quality,
+        "quality": quality != "standard" and _overridden(preset, own) == own,
         "style": getattr(body, "style", None) not in entry.presets.style,
         "output_compression": body.output_format in (None, "png"),
         "partial_images": not getattr(body, "stream", None),

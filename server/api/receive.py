@@ -97,6 +97,14 @@ def _check_declared_length(request: Request, max_bytes: int) -> None:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
+    """Strict JSON that is one object. Raises SafelightError."""
+    value = parse_value(body)
+    if not isinstance(value, dict):
+        raise errors.invalid_json("it must be an object")
+    return value
+
+
+def parse_value(body: bytes) -> Any:
     """Strict JSON. NaN and the infinities come out as floats, so that the check of their parameter can name it."""
     if not body.strip():
         raise errors.invalid_json("it is empty")
@@ -106,12 +114,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise errors.invalid_json("it is not UTF-8") from None
     try:
-        value = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
+        return json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
         raise errors.invalid_json(f"line {error.lineno}, column {error.colno}") from None
-    if not isinstance(value, dict):
-        raise errors.invalid_json("it must be an object")
-    return value
 
 
 def _check_depth(body: bytes) -> None:

@@ -41,6 +41,8 @@ class Limits(_Strict):
     max_n: int = Field(default=10, ge=1, le=10)
     max_steps: int = Field(default=100, ge=1, le=1000)
     max_guidance_scale: float = Field(default=30.0, ge=1, allow_inf_nan=False)
+    max_loras: int = Field(default=4, ge=0, le=32)
+    max_lora_scale: float = Field(default=2.0, ge=0, le=100, allow_inf_nan=False)
 
     def allows(self, size: Size) -> bool:
         sides = (size.width_px, size.height_px)
@@ -139,6 +141,20 @@ class Presets(_Strict):
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 
 
+LoraName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class LoraEntry(_Strict):
+    """An adapter of a model. source: a .safetensors file; the one of this name in the model's loras_folder if absent.
+    scale: where a request does not say. defaults: steps, guidance_scale and sampler, for adapters that draw in few
+    steps; they win over the model's presets and defaults, and lose against the request's own."""
+
+    source: PathText | None = None
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    description: str = ""
+    defaults: QualityPreset = QualityPreset()
+
+
 class ModelEntry(_Strict):
     """One model. All paths are relative to models.yaml.
 
@@ -147,7 +163,9 @@ class ModelEntry(_Strict):
     configuration, or a folder laid out like one, written with a slash. variant: which of a folder's weights, such as
     fp16. parts: component -> the file or folder that it comes from instead. loading: when it comes to the device, and
     whether it leaves: on_demand, at_start, keep or pin. aliases: may hold * patterns. price_usd: of one picture, as it
-    is told in `usage.cost`.
+    is told in `usage.cost`. loras: adapters that requests may name. loras_folder: every .safetensors file in it is one
+    too, by its name; a folder is read once, when the server starts. lora_cache_bytes: how much the model keeps of
+    adapters that are not in use.
     """
 
     family: FamilyName
@@ -163,18 +181,35 @@ class ModelEntry(_Strict):
     presets: Presets = Presets()
     price_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     aliases: tuple[str, ...] = Field(default=(), strict=False)
+    loras: dict[LoraName, LoraEntry] = {}
+    loras_folder: PathText | None = None
+    lora_cache_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+
+    @model_validator(mode="after")
+    def _loras_fit(self) -> ModelEntry:
+        for name, lora in self.loras.items():
+            if lora.source is None and self.loras_folder is None:
+                raise ValueError(f"the adapter '{name}' has neither a source nor a loras_folder to be found in")
+            if abs(lora.scale) > self.limits.max_lora_scale:
+                raise ValueError(f"the scale of the adapter '{name}' is beyond max_lora_scale")
+            self._check_preset(f"adapter '{name}'", lora.defaults)
+        return self
 
     @model_validator(mode="after")
     def _presets_within_limits(self) -> ModelEntry:
         for name, preset in self.presets.quality.items():
-            if (preset.steps or 1) > self.limits.max_steps:
-                raise ValueError(f"the quality '{name}' takes more steps than max_steps {self.limits.max_steps}")
-            if preset.sampler is not None:
-                _check_sampler(preset.sampler, preset.steps or self.defaults.steps, self.family)
-        for preset_of in (self.presets.quality, self.presets.style):
-            if any((one.guidance_scale or 0) > self.limits.max_guidance_scale for one in preset_of.values()):
-                raise ValueError("the guidance_scale of a preset is above max_guidance_scale")
+            self._check_preset(f"quality '{name}'", preset)
+        if any((one.guidance_scale or 0) > self.limits.max_guidance_scale for one in self.presets.style.values()):
+            raise ValueError("the guidance_scale of a preset is above max_guidance_scale")
         return self
+
+    def _check_preset(self, place: str, preset: QualityPreset) -> None:
+        if (preset.steps or 1) > self.limits.max_steps:
+            raise ValueError(f"the {place} takes more steps than max_steps {self.limits.max_steps}")
+        if preset.sampler is not None:
+            _check_sampler(preset.sampler, preset.steps or self.defaults.steps, self.family)
+        if (preset.guidance_scale or 0) > self.limits.max_guidance_scale:
+            raise ValueError(f"the guidance_scale of the {place} is above max_guidance_scale")
 
     @model_validator(mode="after")
     def _defaults_within_limits(self) -> ModelEntry:
@@ -281,6 +316,8 @@ class Catalogue:
             entry.variant,
             {name: self._absolute(path) for name, path in entry.parts.items()},
             entry.loading,
+            {name: self._absolute(lora.source) for name, lora in entry.loras.items() if lora.source is not None},
+            entry.lora_cache_bytes,
         )
 
     def _absolute(self, path: str) -> str:

@@ -18,6 +18,7 @@ from server.core.catalogue import (
     CatalogueFile,
     Defaults,
     Limits,
+    LoraEntry,
     ModelEntry,
     Presets,
     QualityPreset,
@@ -26,6 +27,7 @@ from server.core.catalogue import (
 from server.core.errors import did_you_mean
 
 # What the YAML loader raises: impossible dates and numbers, and deep nesting, have errors of their own.
+ADAPTER_SUFFIX, MAX_NAME_CHARACTERS = ".safetensors", 100
 UNREADABLE_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
 
@@ -56,9 +58,46 @@ def load_catalogue(path: Path) -> Catalogue:
     if not isinstance(value, dict):
         raise CatalogueProblem([f"{path}:1: the file: must hold the keys default_model and models"])
     try:
-        return Catalogue(CatalogueFile.model_validate(value), path.resolve().parent)
+        file = CatalogueFile.model_validate(value)
     except ValidationError as error:
         raise CatalogueProblem([_sentence(path, root, entry) for entry in error.errors()]) from error
+    folder = path.resolve().parent
+    problems: list[str] = []
+    models = {}
+    for model, entry in file.models.items():
+        found, problem = _with_folder(entry, folder)
+        models[model] = found
+        if problem is not None:
+            line = _line_of(root, ["models", model, "loras_folder"])
+            problems.append(f"{path}:{line}: models.{model}.loras_folder: {problem}")
+    if problems:
+        raise CatalogueProblem(problems)
+    return Catalogue(file.model_copy(update={"models": models}), folder)
+
+
+def _with_folder(entry: ModelEntry, base: Path) -> tuple[ModelEntry, str | None]:
+    """The entry with the adapters of its folder, or what is wrong with them. An adapter's own entry wins."""
+    if entry.loras_folder is None:
+        return entry, None
+    folder = base / Path(entry.loras_folder).expanduser()
+    try:
+        files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix == ADAPTER_SUFFIX}
+    except OSError as error:
+        return entry, f"{folder} cannot be read: {error.strerror}"
+    unnamable = next((name for name in files if not _can_be_named(name)), None)
+    if unnamable is not None:
+        return entry, f"{folder} holds a file whose name nobody can write: {unnamable!a}"
+    loras = {name: LoraEntry(source=str(path)) for name, path in files.items()}
+    for name, lora in entry.loras.items():
+        if lora.source is None and name not in files:
+            return entry, f"{folder} holds no {name}{ADAPTER_SUFFIX}, which loras names without a source"
+        loras[name] = lora if lora.source else lora.model_copy(update={"source": str(files[name])})
+    return entry.model_copy(update={"loras": loras}), None
+
+
+def _can_be_named(name: str) -> bool:
+    """Whether a request could name this file: text that JSON can carry."""
+    return name.isprintable() and len(name) <= MAX_NAME_CHARACTERS
 
 
 def _yaml_problem(path: Path, error: Exception) -> str:
@@ -103,7 +142,9 @@ def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
     at_depth: dict[int, type[BaseModel]] = {1: CatalogueFile, 3: ModelEntry}
     inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets}
-    preset: dict[str, type[BaseModel]] = {"quality": QualityPreset, "style": StylePreset}
+    preset: dict[str, type[BaseModel]] = {"quality": QualityPreset, "style": StylePreset, "loras": LoraEntry}
+    if "loras" in location and location[-2] == "defaults":
+        return list(QualityPreset.model_fields)
     model = at_depth.get(len(location)) or inner.get(str(location[-2])) or preset[str(location[-3])]
     return list(model.model_fields)
 

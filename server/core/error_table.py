@@ -172,6 +172,15 @@ MODEL_UNAVAILABLE = ErrorRow(
     should_retry=False,
 )
 
+ADAPTER_UNAVAILABLE = ErrorRow(
+    503,
+    UNAVAILABLE,
+    "adapter_unavailable",
+    "{reason}",
+    "the file of an adapter that `loras` names is missing, damaged or for another model; others are served",
+    should_retry=False,
+)
+
 TABLE = tuple(row for row in globals().values() if isinstance(row, ErrorRow))
 
 

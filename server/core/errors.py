@@ -116,6 +116,10 @@ def forbidden_origin(origin: str) -> SafelightError:
     return SafelightError(error_table.FORBIDDEN_ORIGIN, origin=quoted(origin))
 
 
+def adapter_unavailable(message: str) -> SafelightError:
+    return SafelightError(error_table.ADAPTER_UNAVAILABLE, "loras", reason=message)
+
+
 def unknown_route(method: str, path: str) -> SafelightError:
     return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
 

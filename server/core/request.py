@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.messages import OutputFormat, SamplerName
+from pipelines.messages import Lora, OutputFormat, SamplerName
 
 ResponseFormat = Literal["url", "b64_json"]
 Operation = Literal["generation", "edit", "variation"]
@@ -35,7 +35,7 @@ class ImageRequest:
     prompt: what is drawn; sent_prompt: what was sent, before a style. quality: as it may be told in the answer.
     price_usd: of one picture. partial_images: how often an unfinished picture is shown. image: the picture to start
     from, RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
-    far the image may be left; without an image it means nothing.
+    far the image may be left; without an image it means nothing. loras: in the order in which they were named.
     """
 
     operation: Operation
@@ -58,6 +58,7 @@ class ImageRequest:
     image: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
     strength: float = 1.0
+    loras: tuple[Lora, ...] = ()
 
     def seed_of(self, index: int) -> int:
         """Picture i is drawn with seed + i, so that each can be drawn again alone. Wraps at 2**64."""

@@ -257,6 +257,8 @@ class Dispatcher:
             return
         if event.code == "model_unavailable":
             error = errors.model_unavailable(pending.submit.model)
+        elif event.code == "adapter_unavailable":
+            error = errors.adapter_unavailable(event.message)
         elif event.code == "insufficient_memory":
             error = errors.insufficient_memory(event.message)
         else:

@@ -46,9 +46,11 @@ class Engine:
         rules: Rules | None = None,
         carrier: Carrier | None = None,
         aside: Aside | None = None,
+        loras: Mapping[str, str] | None = None,
     ) -> None:
         options = options or EngineOptions()
-        specs = [ModelSpec(name, one.family, str(one.folder)) for name, one in checkpoints.items()]
+        adapters = dict(loras or {})
+        specs = [ModelSpec(name, one.family, str(one.folder), loras=adapters) for name, one in checkpoints.items()]
         family_options = FamilyOptions(options.exact_rows, options.prompt_cache_bytes)
         ticks = itertools.count()
         self.carrier = carrier or Carrier(device, choose_dtype(device))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import random
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,10 +92,12 @@ def finished(family: Family, state: DenoiseState) -> Result:
     return Result(state.latents.cpu(), family.decode([state])[0].cpu().numpy().astype(np.int64))
 
 
-def stock(folder: Path, family: FamilyName, asked: DrawParams) -> Result:
-    """What diffusers draws, with the sampler that the name stands for."""
+def stock(folder: Path, family: FamilyName, asked: DrawParams, adapters: Sequence[tuple[Path, float]] = ()) -> Result:
+    """What diffusers draws, with the sampler that the name stands for. adapters: files and scales, for peft."""
     task = 0 if asked.image is None else 1 if asked.mask is None else 2
     pipeline = _pipeline(folder, PIPELINES[family][task])
+    if adapters:
+        pipeline = _with_adapters(_pipeline.__wrapped__(folder, PIPELINES[family][task]), adapters)
     own = pipeline.scheduler
     chosen: Any
     chosen, changes = SAMPLER_CLASSES.get(asked.sampler, (type(own), {}))
@@ -110,6 +114,17 @@ def stock(folder: Path, family: FamilyName, asked: DrawParams) -> Result:
 def _pipeline(folder: Path, name: str) -> Any:
     pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _with_adapters(pipeline: Any, adapters: Sequence[tuple[Path, float]]) -> Any:
+    """As their users put them on."""
+    names = [f"adapter_{place}" for place, _ in enumerate(adapters)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # of the second adapter
+        for name, (path, _) in zip(names, adapters, strict=True):
+            pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
+    pipeline.set_adapters(names, [scale for _, scale in adapters])
     return pipeline
 
 
