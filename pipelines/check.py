@@ -25,7 +25,7 @@ def finding(spec: ModelSpec) -> Finding:
         parts = verify(source_of(spec), spec.family).weights.values()
     except CheckpointProblem as problem:
         return Finding(spec.id, str(problem), loras=loras)
-    weights = sum(element_count(file, part.prefix) for part in parts for file in part.files)
+    weights = {part.name: sum(element_count(file, part.prefix) for file in part.files) for part in parts}
     return Finding(spec.id, None, weights, loras)
 
 

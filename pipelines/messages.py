@@ -50,6 +50,11 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 # on_demand: a model comes when it is asked for, and leaves when others need the room. at_start: it also comes at the
 # start. keep: at the start, and leaves after all others. pin: at the start, and never leaves.
 Loading = Literal["on_demand", "at_start", "keep", "pin"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+# full: all weights on the device. float8: the denoiser's take a byte each. offload: they stay in host memory, and
+# visit the device block by block.
+Fit = Literal["full", "float8", "offload"]
+Attention = Literal["sdpa", "xformers", "flash", "flash3"]
 # absent: its files are not there. failed: they cannot be used, or were not brought to the device.
 ModelState = Literal["absent", "disk", "host", "loading", "device", "failed"]
 
@@ -64,8 +69,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
     which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loading: when
-    it comes to the device, and whether it leaves. loras: the adapters that requests may name -> their files;
-    lora_cache_bytes: how much those not in use may keep.
+    it comes to the device, and whether it leaves. dtype, fit, attention: how it is held and computed; auto: what is
+    best on the device. loras: the adapters that requests may name -> their files; lora_cache_bytes: how much those
+    not in use may keep.
     """
 
     id: str
@@ -76,6 +82,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
     variant: str | None = None
     parts: dict[str, str] = msgspec.field(default_factory=dict)
     loading: Loading = "on_demand"
+    dtype: DtypeName | Literal["auto"] = "auto"
+    fit: Fit | Literal["auto"] = "auto"
+    attention: Attention | Literal["auto"] = "auto"
     loras: dict[str, str] = msgspec.field(default_factory=dict)
     lora_cache_bytes: int = 1024 * 1024 * 1024
 
@@ -102,12 +111,12 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a look at a model's files says. weights: how many numbers they hold. loras: adapter -> what is wrong with
+    """What a look at a model's files says. weights: how many numbers each component holds. loras: adapter -> what is wrong with
     its file, for those that cannot be used; the model itself is served all the same."""
 
     id: str
     problem: str | None
-    weights: int = 0
+    weights: dict[str, int] = msgspec.field(default_factory=dict)
     loras: dict[str, str] = msgspec.field(default_factory=dict)
 
 

@@ -115,11 +115,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where tensor cores make it quick; float32 on a CPU, where it is exact and no slower."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
     """Work until the process ends: take commands between two work items, wait when there is nothing to do."""
     torch.set_num_threads(start.threads)
@@ -152,7 +147,7 @@ def open_models(start: Start, device: torch.device, aside: Aside) -> Models:
     rules = Rules(by_loading["pin"], by_loading["keep"], tuple(map(frozenset, start.options.never_together)))
     budgets = budgets_of(start.options, memory_of(device), device)
     options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes)
-    models = Models(start.models, Carrier(device, choose_dtype(device)), budgets, rules, aside, options)
+    models = Models(start.models, Carrier(device), budgets, rules, aside, options)
     for model in sorted(by_loading["at_start"]):
         models.load(model, time.perf_counter())
     return models

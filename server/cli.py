@@ -179,7 +179,7 @@ def check(models: MODELS_FLAG = None) -> None:
         typer.echo(f"{finding.id}: {finding.problem or 'ok'}")
         for name, problem in finding.loras.items():
             typer.echo(visible(f"{finding.id}, adapter {name}: {problem}"))
-    fittings = fitting(settings.devices, settings.weights_memory, findings)
+    fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))

@@ -19,16 +19,18 @@ import torch
 from pipelines.residency.holding import Move, Tier
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.load import Opened
+from pipelines.weights.treatment import Treatment, bytes_on_device, treated
 
 HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a component can be loaded from: a model and the name that it has there."""
+    """Where a component can be loaded from: a model and the name that it has there; and how it is held."""
 
     opened: Opened
     name: str
+    treatment: Treatment
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,6 @@ class Carrier:
     """modules: all that is held, by digest; changed by the carrying thread alone. now: seconds."""
 
     device: torch.device
-    dtype: torch.dtype
     now: Callable[[], float] = time.perf_counter
     modules: dict[str, Any] = field(default_factory=dict)
 
@@ -88,20 +89,22 @@ class Carrier:
     def _carry_one(self, move: Move, digest: str, origin: Origin) -> Measured:
         began = self.now()
         if move.target is Tier.DISK:
-            size_bytes = size_in_memory(self.modules.pop(digest))
+            size_bytes = bytes_on_device(self.modules.pop(digest), origin.treatment)
         elif move.source is Tier.DISK:
             size_bytes = self._load(digest, origin, move.target)
         else:
-            size_bytes = size_in_memory(self.modules[digest])
-            relocate(self.modules[digest], self.device if move.target is Tier.DEVICE else HOST)
+            size_bytes = bytes_on_device(self.modules[digest], origin.treatment)
+            if origin.treatment.fit != "offload":  # that one is in host memory all the time
+                relocate(self.modules[digest], self.device if move.target is Tier.DEVICE else HOST)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return Measured(digest, move.source, move.target, size_bytes, self.now() - began)
 
     def _load(self, digest: str, origin: Origin, target: Tier) -> int:
-        place = self.device if target is Tier.DEVICE else HOST
-        self.modules[digest] = origin.opened.module(origin.name, place, self.dtype)
-        return size_in_memory(self.modules[digest])
+        stays_in_host = target is Tier.HOST or origin.treatment.fit == "offload"
+        loaded = origin.opened.module(origin.name, HOST if stays_in_host else self.device, origin.treatment.dtype)
+        self.modules[digest] = treated(loaded, origin.treatment, self.device)
+        return bytes_on_device(self.modules[digest], origin.treatment)
 
     def _let_go(self, digests: Sequence[str]) -> tuple[str, ...]:
         """Components of a move that failed: half here and half there, they are of no use."""
@@ -121,12 +124,6 @@ def relocate(module: torch.nn.Module, device: torch.device) -> None:
             tensor.data = kept.copy_(tensor.data)
         else:
             tensor.data = tensor.data.to(device, non_blocking=True)
-
-
-def size_in_memory(module: torch.nn.Module) -> int:
-    """Bytes of all weights and buffers, each counted once."""
-    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def give_back_memory(device: torch.device) -> None:

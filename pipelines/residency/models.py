@@ -226,7 +226,7 @@ class Models:
     def _survey(self, spec: ModelSpec) -> None:
         """Runs in a surveyor's thread."""
         try:
-            report = _LookedAt(spec.id, survey(spec, self._carrier.dtype, self._digests))
+            report = _LookedAt(spec.id, survey(spec, self._carrier.device, self._budgets.device_bytes, self._digests))
         except CheckpointProblem as problem:
             report = _LookedAt(spec.id, None, str(problem))
         except Exception as error:
@@ -296,7 +296,7 @@ class Models:
         for model in decided.leaving | self._touched():
             self._entries[model].family = None
         origins = {
-            component.digest: Origin(entry.surveyed.opened, name)
+            component.digest: Origin(entry.surveyed.opened, name, entry.surveyed.treatment.of(name))
             for entry in self._entries.values()
             if entry.surveyed is not None
             for name, component in entry.surveyed.components.items()
@@ -320,7 +320,7 @@ class Models:
             raise CheckpointProblem(f"{model} was never looked at")
         modules = {name: self._carrier.modules[one.digest] for name, one in entry.surveyed.components.items()}
         build, options = BUILDERS[entry.spec.family], self._options.for_model(entry.spec)
-        return build(entry.surveyed.opened, modules, self._carrier.device, self._carrier.dtype, options)
+        return build(entry.surveyed.opened, modules, self._carrier.device, entry.surveyed.treatment.dtype, options)
 
     def _tell(self, report: _LookedAt | _Carried) -> None:
         self._reports.put(report)

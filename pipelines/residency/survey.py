@@ -16,35 +16,42 @@ from pipelines.weights.digest import FileDigests, component_digest, model_digest
 from pipelines.weights.files import element_count
 from pipelines.weights.layout import Weights, source_of
 from pipelines.weights.load import MODEL_CLASSES, Opened
+from pipelines.weights.treatment import Treatment, treatment_of
 
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
     """A sound model. digest: of all its weights and configurations. components: by name, what is held of it, in the
-    size that its files promise."""
+    size that its files promise. treatment: how it is held and computed."""
 
     opened: Opened
     digest: str
     components: dict[str, Component]
+    treatment: Treatment
 
 
-def survey(spec: ModelSpec, dtype: torch.dtype, digests: FileDigests) -> Surveyed:
-    """Read and verify, hashing only what no manifest vouches for. Raises CheckpointProblem when it is not sound."""
+def survey(spec: ModelSpec, device: torch.device, budget_bytes: int, digests: FileDigests) -> Surveyed:
+    """Read and verify, hashing only what no manifest vouches for.
+
+    Raises CheckpointProblem when the model is not sound, or what its entry asks for cannot work on the device.
+    """
     source = source_of(spec)
     opened = Opened(source, spec.family)
     for place in dict.fromkeys((source.path, *source.folders, *source.parts.values())):
         digests.trust(place)
+    parts = {name: opened.layout.weights[name] for name in MODEL_CLASSES[spec.family]}
+    counts = {name: _weight_count(part) for name, part in parts.items()}
+    treatment = treatment_of(spec, device, counts, budget_bytes)
     components = {
         name: Component(
-            component_digest(opened.layout.weights[name], cls.__name__, str(dtype), digests),
-            size_of(opened.layout.weights[name], dtype),
+            component_digest(part, MODEL_CLASSES[spec.family][name].__name__, str(treatment.of(name)), digests),
+            treatment.of(name).size_of(counts[name]),
             is_estimate=True,
         )
-        for name, cls in MODEL_CLASSES[spec.family].items()
+        for name, part in parts.items()
     }
-    return Surveyed(opened, model_digest(opened.layout, digests), components)
+    return Surveyed(opened, model_digest(opened.layout, digests), components, treatment)
 
 
-def size_of(part: Weights, dtype: torch.dtype) -> int:
-    """Bytes that the tensors will take in this dtype."""
-    return dtype.itemsize * sum(element_count(file, part.prefix) for file in part.files)
+def _weight_count(part: Weights) -> int:
+    return sum(element_count(file, part.prefix) for file in part.files)

@@ -65,15 +65,16 @@ def _fitted(
     if up.dim() < 2 or up.shape[0] != sum(sizes):  # noqa: PLR2004  (a matrix)
         _refuse(file, pair.tensors["up"], up, f"{sum(sizes)} rows")
     for name, base, rows in zip(meant, bases, torch.split(up, sizes), strict=True):
-        halves = _as_base(file, pair, base, down, rows)
+        halves = _as_base(file, pair, model, base, down, rows)
         alpha = tensors.get(pair.tensors.get("alpha", ""))
         yield name, Layer(base, *halves, _factor(file, name, len(halves[0]), alpha, config))
 
 
 def _as_base(
-    file: AdapterFile, pair: Pair, base: torch.nn.Module, down: torch.Tensor, up: torch.Tensor
+    file: AdapterFile, pair: Pair, model: Any, base: torch.nn.Module, down: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both halves in the base's form, dtype and place."""
+    """Both halves in the base's form, where the model computes and in what it computes: its weights may lie elsewhere,
+    and in float8."""
     outputs, inputs, *kernel = _shape(base)
     rank = down.shape[0]
     wanted = ((rank, inputs, *kernel), (outputs, rank, *[1] * len(kernel)))
@@ -82,8 +83,9 @@ def _as_base(
         # A convolution of one pixel is a linear layer; trainers write either as the other.
         if tensor.shape != shape and _squeezed(tensor.shape) != _squeezed(shape):
             _refuse(file, pair.tensors[kind], tensor, "x".join(map(str, shape)))
-        weight = base.get_parameter("weight")
-        cast = tensor.reshape(shape).to(weight.device, weight.dtype, copy=True).contiguous()
+        kept = base.get_parameter("weight").dtype
+        dtype = model.dtype if kept.itemsize == 1 else kept
+        cast = tensor.reshape(shape).to(model.device, dtype, copy=True).contiguous()
         if not all(bool(torch.isfinite(end)) for end in torch.aminmax(cast)):
             raise AdapterProblem(f"{file.path}: {pair.tensors[kind]} is not finite as {cast.dtype}", NOT_FINITE)
         halves.append(cast)

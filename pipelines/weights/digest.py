@@ -60,11 +60,11 @@ def model_digest(layout: Layout, digests: FileDigests) -> str:
     return _digest(f"{path.name}\0{digests.of(path)}" for path in layout.files())
 
 
-def component_digest(part: Weights, class_name: str, dtype: str, digests: FileDigests) -> str:
-    """Of one component as it is held: the same for two models with equal files, in equal precision; hexadecimal."""
+def component_digest(part: Weights, class_name: str, treatment: str, digests: FileDigests) -> str:
+    """Of one component as it is held: the same for two models with equal files, treated alike; hexadecimal."""
     config = {name: value for name, value in read_json(part.config).items() if not _is_note(name)}
     written = msgspec.json.encode(config, order="deterministic").decode()
-    return _digest([class_name, dtype, part.prefix, written, *(digests.of(file) for file in part.files)])
+    return _digest([class_name, treatment, part.prefix, written, *(digests.of(file) for file in part.files)])
 
 
 def _is_note(name: str) -> bool:

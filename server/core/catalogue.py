@@ -14,7 +14,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, FamilyName, Loading, ModelSpec, SamplerName
+from pipelines.messages import (
+    MAX_LCM_STEPS,
+    SAMPLERS_BY_FAMILY,
+    Attention,
+    DtypeName,
+    FamilyName,
+    Fit,
+    Loading,
+    ModelSpec,
+    SamplerName,
+)
 from server.core.errors import did_you_mean
 from server.core.request import Size
 
@@ -162,7 +172,8 @@ class ModelEntry(_Strict):
     what the source does not hold, such as tokenizers. config: of weights in single files: the name of a published
     configuration, or a folder laid out like one, written with a slash. variant: which of a folder's weights, such as
     fp16. parts: component -> the file or folder that it comes from instead. loading: when it comes to the device, and
-    whether it leaves: on_demand, at_start, keep or pin. aliases: may hold * patterns. price_usd: of one picture, as it
+    whether it leaves: on_demand, at_start, keep or pin. dtype, fit, attention: how it is held and computed, auto being
+    what is best on the device. aliases: may hold * patterns. price_usd: of one picture, as it
     is told in `usage.cost`. loras: adapters that requests may name. loras_folder: every .safetensors file in it is one
     too, by its name; a folder is read once, when the server starts. lora_cache_bytes: how much the model keeps of
     adapters that are not in use.
@@ -175,6 +186,9 @@ class ModelEntry(_Strict):
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")] | None = None
     parts: dict[str, PathText] = {}
     loading: Loading = "on_demand"
+    dtype: DtypeName | Literal["auto"] = "auto"
+    fit: Fit | Literal["auto"] = "auto"
+    attention: Attention | Literal["auto"] = "auto"
     description: str = ""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -316,6 +330,9 @@ class Catalogue:
             entry.variant,
             {name: self._absolute(path) for name, path in entry.parts.items()},
             entry.loading,
+            entry.dtype,
+            entry.fit,
+            entry.attention,
             {name: self._absolute(lora.source) for name, lora in entry.loras.items() if lora.source is not None},
             entry.lora_cache_bytes,
         )

@@ -29,7 +29,7 @@ from pipelines.families.registry import load_family
 from pipelines.families.sd21 import sd21_model
 from pipelines.families.sdxl import sdxl_model
 from pipelines.messages import DrawParams, FamilyName, Output, Submit
-from pipelines.worker import choose_device, choose_dtype
+from pipelines.worker import choose_device
 from tests.gpu import stock_full_size
 from tests.gpu.published import build_flux, build_sd21, build_sdxl
 from tests.gpu.timing import seconds_of, synchronised
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    dtype = choose_dtype(device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     context = Context(
         device,
         dtype,

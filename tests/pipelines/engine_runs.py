@@ -16,7 +16,6 @@ from pipelines.messages import Cancelled, EngineOptions, Event, Failed, Image, M
 from pipelines.residency.carrier import Carrier
 from pipelines.residency.holding import Budgets, Rules
 from pipelines.residency.models import Aside, Models
-from pipelines.worker import choose_dtype
 from tests.pipelines.conftest import Checkpoint
 from tests.pipelines.stock import params
 
@@ -47,13 +46,14 @@ class Engine:
         carrier: Carrier | None = None,
         aside: Aside | None = None,
         loras: Mapping[str, str] | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         options = options or EngineOptions()
-        adapters = dict(loras or {})
-        specs = [ModelSpec(name, one.family, str(one.folder), loras=adapters) for name, one in checkpoints.items()]
+        fields = {"loras": dict(loras or {}), **(changes or {})}
+        specs = [ModelSpec(name, one.family, str(one.folder), **fields) for name, one in checkpoints.items()]
         family_options = FamilyOptions(options.exact_rows, options.prompt_cache_bytes)
         ticks = itertools.count()
-        self.carrier = carrier or Carrier(device, choose_dtype(device))
+        self.carrier = carrier or Carrier(device)
         aside = aside or Aside(AtOnce(), AtOnce())
         self.models = Models(specs, self.carrier, budgets, rules or Rules(), aside, family_options)
         self.events: list[Event] = []

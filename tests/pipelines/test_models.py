@@ -14,20 +14,22 @@ import pytest
 import torch
 
 from pipelines.messages import Failed, Image
-from pipelines.residency.carrier import Carrier, size_in_memory
+from pipelines.residency.carrier import Carrier
 from pipelines.residency.holding import Budgets, Rules
 from pipelines.residency.models import Aside
 from pipelines.weights.load import Opened
+from pipelines.weights.treatment import Treatment, bytes_on_device
 from tests.pipelines.conftest import Checkpoint
 from tests.pipelines.engine_runs import CPU, Engine, submit
 
 DEMOS = Path(__file__).resolve().parents[2] / "pipelines" / "demo"
+FULL = Treatment(torch.float32)
 ALL = ("sdxl", "sd21-velocity", "flux-schnell")
 
 
 def bytes_of(checkpoint: Checkpoint) -> int:
     modules = Opened(checkpoint.folder, checkpoint.family).modules(CPU, torch.float32)
-    return sum(size_in_memory(module) for module in modules.values())
+    return sum(bytes_on_device(module, FULL) for module in modules.values())
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,10 @@ def three(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
 @pytest.fixture(scope="module")
 def largest_bytes(three: Mapping[str, Checkpoint]) -> int:
     return max(map(bytes_of, three.values()))
+
+
+def held_bytes(engine: Engine) -> int:
+    return sum(bytes_on_device(module, FULL) for module in engine.carrier.modules.values())
 
 
 def states(engine: Engine) -> dict[str, str]:
@@ -66,7 +72,7 @@ def test_where_not_all_fit_at_a_time_all_are_served_and_draw_to_the_byte_as_ever
     roomy, narrow = Engine(three), Engine(three, budgets=Budgets(largest_bytes))
     held: list[int] = []
     roomy.draw(requests)
-    narrow.draw(requests, lambda: held.append(sum(map(size_in_memory, narrow.carrier.modules.values()))))
+    narrow.draw(requests, lambda: held.append(held_bytes(narrow)))
     assert len(narrow.pictures()) == len(requests)
     assert narrow.pictures() == roomy.pictures()
     assert max(held) <= largest_bytes
@@ -91,7 +97,7 @@ def test_a_model_that_does_not_fit_refuses_its_own_jobs_and_the_others_are_serve
 ) -> None:
     sizes = {name: bytes_of(one) for name, one in three.items()}
     largest = max(sizes, key=lambda name: sizes[name])
-    engine = Engine(three, budgets=Budgets(sizes[largest] - 100_000))
+    engine = Engine(three, budgets=Budgets(sizes[largest] - 100_000), changes={"fit": "full"})
     ends = engine.draw([submit(name, model=name) for name in ALL])
     (refused,) = ends.pop(largest)
     assert isinstance(refused, Failed)
@@ -211,7 +217,7 @@ def test_while_one_model_loads_another_goes_on_serving(three: Mapping[str, Check
             return super()._load(digest, origin, target)  # type: ignore[arg-type]
 
     with ThreadPoolExecutor(1) as surveyors, ThreadPoolExecutor(1) as carriers:
-        engine = Engine(three, carrier=Slow(CPU, torch.float32), aside=Aside(surveyors, carriers))
+        engine = Engine(three, carrier=Slow(CPU), aside=Aside(surveyors, carriers))
         engine.draw([submit("first")])
         engine.runner.submit(submit("slow", model="flux-schnell"))
         while not loading.is_set():
@@ -236,7 +242,7 @@ def test_memory_comes_back_however_often_models_are_swapped() -> None:
         model = list(models)[swap % 2]
         engine.draw([submit(f"{swap}", model=model, steps=1)])
         assert states(engine)[model] == "device"
-        assert sum(map(size_in_memory, engine.carrier.modules.values())) <= max(sizes)
+        assert held_bytes(engine) <= max(sizes)
         resident.append(resident_bytes())
     assert len(engine.pictures()) == 50
     assert max(resident[-5:]) - max(resident[5:10]) < min(sizes)
