@@ -111,8 +111,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a look at a model's files says. weights: how many numbers each component holds. loras: adapter -> what is wrong with
-    its file, for those that cannot be used; the model itself is served all the same."""
+    """What a look at a model's files says. weights: how many numbers each component holds. loras: adapter -> what is
+    wrong with its file, for those that cannot be used; the model itself is served all the same."""
 
     id: str
     problem: str | None
