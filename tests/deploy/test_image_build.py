@@ -95,7 +95,8 @@ def test_the_image_is_made_without_a_network_and_serves_without_models_inside(bu
     shutil.copytree(own, build.venv, dirs_exist_ok=True, symlinks=True)
     assert not (build.venv / "bin" / "pip").exists()
 
-    program = (str(build.venv / "bin" / "python"), "-P")
+    # From a folder without our sources: Python would take those.
+    program = ("env", f"--chdir={build.venv}", str(build.venv / "bin" / "python"))
     server = ServerProcess(("--models", str(ROOT / "models.yaml")), program=program)
     assert server.generate(prompt="a red circle").status_code == 200
     assert server.stop() == 0

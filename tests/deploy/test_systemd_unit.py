@@ -53,13 +53,13 @@ def installed_unit(tmp_path: Path) -> Path:
 
 
 def test_systemd_takes_every_line(analyze: str, installed_unit: Path) -> None:
-    command = [analyze, "verify", "--man=no", installed_unit]
+    command = [analyze, "verify", "--man=no", str(installed_unit)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (finished.stderr, finished.returncode) == ("", 0)
 
 
 def test_systemd_finds_little_exposed(analyze: str, installed_unit: Path) -> None:
-    command = [analyze, "security", "--offline=true", "--threshold=20", "--no-pager", installed_unit]
+    command = [analyze, "security", "--offline=true", "--threshold=20", "--no-pager", str(installed_unit)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert finished.returncode == 0, finished.stdout
 
