@@ -22,10 +22,14 @@ SMALL = {"size": "256x256", "steps": 2}
 
 @dataclass
 class ServerProcess:
-    """Starts when made, ends with `stop`. `lines` is everything that it printed, both streams."""
+    """Starts when made, ends with `stop`. `lines` is everything that it printed, both streams.
+
+    program: a Python that has the packages, and what it is run under.
+    """
 
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = (sys.executable,)
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -33,7 +37,7 @@ class ServerProcess:
         # Whoever tests beside other work keeps the workers from fighting over the cores.
         inherited |= {name: os.environ[name] for name in ("SAFELIGHT_THREADS",) if name in os.environ}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve", "--port", "0", *self.arguments],
+            [*self.program, "-m", "server.cli", "serve", "--port", "0", *self.arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
