@@ -35,7 +35,7 @@ def test_one_gpu_or_all_of_them_is_the_only_difference() -> None:
     assert (devices(one).pop("device_ids"), devices(several).pop("count")) == (["0"], "all")
     assert (one["environment"].pop("SAFELIGHT_DEVICE"), several["environment"].pop("SAFELIGHT_DEVICE")) == (
         "cuda",
-        "cuda:0",
+        "cuda:0,cuda:1",
     )
     assert one == several
     assert devices(one) == {"driver": "nvidia", "capabilities": ["gpu"]}
