@@ -54,6 +54,8 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 # full: all weights on the device. float8: the denoiser's take a byte each. offload: they stay in host memory, and
 # visit the device block by block.
 Fit = Literal["full", "float8", "offload"]
+# off; blocks: one of each kind of block; full: the whole denoiser.
+Compile = Literal["off", "blocks", "full"]
 Attention = Literal["sdpa", "xformers", "flash", "flash3"]
 # absent: its files are not there. failed: they cannot be used, or were not brought to the device.
 ModelState = Literal["absent", "disk", "host", "loading", "device", "failed"]
@@ -69,9 +71,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
     which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loading: when
-    it comes to the device, and whether it leaves. dtype, fit, attention: how it is held and computed; auto: what is
-    best on the device. loras: the adapters that requests may name -> their files; lora_cache_bytes: how much those
-    not in use may keep.
+    it comes to the device, and whether it leaves. dtype, fit, attention, compile: how it is held and computed; auto:
+    what is best on the device. loras: the adapters that requests may name -> their files; lora_cache_bytes: how much
+    those not in use may keep.
     """
 
     id: str
@@ -85,6 +87,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     dtype: DtypeName | Literal["auto"] = "auto"
     fit: Fit | Literal["auto"] = "auto"
     attention: Attention | Literal["auto"] = "auto"
+    compile: Compile = "off"
     loras: dict[str, str] = msgspec.field(default_factory=dict)
     lora_cache_bytes: int = 1024 * 1024 * 1024
 

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import get_args
 
 # Before any library that might ask a hub: this process never goes online and never runs a checkpoint's code.
@@ -123,8 +123,9 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
         ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode") as encoders,
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="survey") as surveyors,
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="carry") as carriers,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile") as compilers,
     ):
-        models = open_models(start, device, Aside(surveyors, carriers, wake=lambda: inbox.put(None)))
+        models = open_models(start, device, Aside(surveyors, carriers, wake=lambda: inbox.put(None)), compilers)
         options = msgspec.structs.replace(
             start.options, memory_bytes=job_memory_bytes(start.options, memory_of(device), device)
         )
@@ -139,14 +140,14 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
                 pipe.send(Residency(told := reports))
 
 
-def open_models(start: Start, device: torch.device, aside: Aside) -> Models:
+def open_models(start: Start, device: torch.device, aside: Aside, compilers: Executor) -> Models:
     """The models of this worker, with those asked for that are to be there from the start."""
     by_loading = {
         loading: frozenset(spec.id for spec in start.models if spec.loading == loading) for loading in get_args(Loading)
     }
     rules = Rules(by_loading["pin"], by_loading["keep"], tuple(map(frozenset, start.options.never_together)))
     budgets = budgets_of(start.options, memory_of(device), device)
-    options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes)
+    options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes, compilers)
     models = Models(start.models, Carrier(device), budgets, rules, aside, options)
     for model in sorted(by_loading["at_start"]):
         models.load(model, time.perf_counter())

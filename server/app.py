@@ -64,6 +64,9 @@ def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSet
             threads=max(1, settings.threads // len(settings.devices)),
             silence_seconds=settings.worker_silence_seconds,
             options=engine_options(settings, catalogue.never_together),
+            compile_cache=None
+            if settings.compile_cache_folder is None
+            else str(settings.compile_cache_folder.resolve()),
         )
         for device in settings.devices
     )

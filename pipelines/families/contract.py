@@ -6,11 +6,13 @@ Knows no family. Invariant: families know each other as little as they know jobs
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
+from pipelines.denoise.compiled import Compiling
 from pipelines.denoise.state import DenoiseState
 from pipelines.messages import DrawParams, ModelSpec
 
@@ -19,17 +21,23 @@ from pipelines.messages import DrawParams, ModelSpec
 class FamilyOptions:
     """padded_rows: if set, every forward of the denoiser is padded to so many rows, and prompts and pictures are
     encoded one by one, so that no job's result depends on its neighbours. prompt_cache_bytes: a cap for what is kept
-    of encoded prompts. loras: the model's adapters, name -> file; lora_cache_bytes: a cap for what is kept of them
+    of encoded prompts. compilers: a thread to compile on; compiling: how this model is compiled, if it is. loras: the
+    model's adapters, name -> file; lora_cache_bytes: a cap for what is kept of them
     while no job uses them."""
 
     padded_rows: int | None = None
     prompt_cache_bytes: int = 256 * 1024 * 1024
+    compilers: Executor | None = None
+    compiling: Compiling | None = None
     loras: Mapping[str, str] = field(default_factory=dict)
     lora_cache_bytes: int = 1024 * 1024 * 1024
 
     def for_model(self, spec: ModelSpec) -> FamilyOptions:
         """With what is said of this model alone."""
-        return replace(self, loras=spec.loras, lora_cache_bytes=spec.lora_cache_bytes)
+        compiling = None
+        if spec.compile != "off" and self.compilers is not None:
+            compiling = Compiling(spec.compile, self.compilers)
+        return replace(self, loras=spec.loras, lora_cache_bytes=spec.lora_cache_bytes, compiling=compiling)
 
     def encodes_alone(self, device: torch.device) -> bool:
         """Whether prompts and pictures are encoded each in a forward of its own.

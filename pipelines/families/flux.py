@@ -15,6 +15,7 @@ import torch
 
 from pipelines.denoise.adapters import DENOISER
 from pipelines.denoise.beginning import Canvas, begin_all
+from pipelines.denoise.compiled import Denoiser
 from pipelines.denoise.decode import decode_pictures, footprint_bytes
 from pipelines.denoise.packing import pack, token_positions, unpack
 from pipelines.denoise.preview import predicted_clean
@@ -49,6 +50,7 @@ class Flux:
             parts.dtype,
             pack,
         )
+        self._denoiser = Denoiser(parts.transformer, options.compiling)
         models = {
             DENOISER: parts.transformer,
             "text_encoder": parts.text_encoder,
@@ -80,16 +82,16 @@ class Flux:
         row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
         latents = joined([state.latents for state in states], row_count)
-        with states[0].adapters.applied(DENOISER):
-            predictions = self._parts.transformer(
-                hidden_states=latents,
-                timestep=joined([timestep_rows(state) for state in states], row_count).to(latents.dtype) / 1000,
-                encoder_hidden_states=token_states,
-                txt_ids=token_states.new_zeros(token_states.shape[1], 3),
-                img_ids=token_positions(*self._token_grid(states[0].height_px, states[0].width_px)).to(latents),
-                **extras,
-                return_dict=False,
-            )[0]
+        predictions = self._denoiser(
+            states[0].adapters,
+            hidden_states=latents,
+            timestep=joined([timestep_rows(state) for state in states], row_count).to(latents.dtype) / 1000,
+            encoder_hidden_states=token_states,
+            txt_ids=token_states.new_zeros(token_states.shape[1], 3),
+            img_ids=token_positions(*self._token_grid(states[0].height_px, states[0].width_px)).to(latents),
+            **extras,
+            return_dict=False,
+        )[0]
         advance_all(states, predictions)
 
     @torch.inference_mode()

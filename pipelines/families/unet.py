@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from pipelines.denoise.adapters import DENOISER
 from pipelines.denoise.beginning import Canvas, begin_all
+from pipelines.denoise.compiled import Denoiser
 from pipelines.denoise.decode import decode_pictures, footprint_bytes
 from pipelines.denoise.guidance import is_guided
 from pipelines.denoise.preview import predicted_clean
@@ -71,6 +72,7 @@ class UnetModel:
         self._options, self._encodes_alone = options, options.encodes_alone(parts.device)
         self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, self._encodes_alone)
         self._canvas = Canvas(parts.vae, parts.unet.config.in_channels, parts.device, parts.dtype)
+        self._denoiser = Denoiser(parts.unet, options.compiling)
         models = {DENOISER: parts.unet, **prompts.encoders}
         self._adapters = AdapterShelf(family, options.loras, models, options.lora_cache_bytes)
 
@@ -94,14 +96,14 @@ class UnetModel:
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
         row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
-        with states[0].adapters.applied(DENOISER):
-            predictions = self._parts.unet(
-                joined([latent_rows(state) for state in states], row_count),
-                joined([timestep_rows(state) for state in states], row_count),
-                encoder_hidden_states=token_states,
-                added_cond_kwargs=extras or None,
-                return_dict=False,
-            )[0]
+        predictions = self._denoiser(
+            states[0].adapters,
+            joined([latent_rows(state) for state in states], row_count),
+            joined([timestep_rows(state) for state in states], row_count),
+            encoder_hidden_states=token_states,
+            added_cond_kwargs=extras or None,
+            return_dict=False,
+        )[0]
         advance_all(states, predictions)
 
     @torch.inference_mode()

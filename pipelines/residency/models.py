@@ -226,6 +226,7 @@ class Models:
     def _survey(self, spec: ModelSpec) -> None:
         """Runs in a surveyor's thread."""
         try:
+            _refuse_compiled_bytes(spec, self._options)
             report = _LookedAt(spec.id, survey(spec, self._carrier.device, self._budgets.device_bytes, self._digests))
         except CheckpointProblem as problem:
             report = _LookedAt(spec.id, None, str(problem))
@@ -368,6 +369,14 @@ class Models:
     def _give_up(self, entry: _Entry, problem: str) -> None:
         """A model that failed is not kept half."""
         entry.problem, entry.is_to_go = problem, True
+
+
+def _refuse_compiled_bytes(spec: ModelSpec, options: FamilyOptions) -> None:
+    if spec.compile != "off" and options.padded_rows is not None:
+        raise CheckpointProblem(
+            f"compile {spec.compile} cannot go with SAFELIGHT_BATCH_EXACT_ROWS: a picture's bytes would depend on whether "
+            "compiling is done"
+        )
 
 
 def _look_at_files(entry: _Entry) -> None:

@@ -9,6 +9,8 @@ on the device at a time, the next one on its way).
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ DTYPES: dict[DtypeName, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+CPP_COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")
 FLOAT8 = torch.float8_e4m3fn
 HOPPER = (9, 0)
 # The package that each needs, and what diffusers calls it.
@@ -67,6 +70,7 @@ def treatment_of(spec: ModelSpec, device: torch.device, counts: Mapping[str, int
     dtype = _dtype(spec, device)
     attention = _attention(spec, device)
     _refuse_fit(spec, device)
+    _refuse_compile(spec, device)
     can_offload = device.type == "cuda"
     fit = choose_fit(spec.fit, counts, dtype.itemsize, budget_bytes, can_offload=can_offload)
     return Treatment(dtype, fit, attention)
@@ -88,6 +92,17 @@ def _refuse_fit(spec: ModelSpec, device: torch.device) -> None:
         raise CheckpointProblem("fit offload cannot work on a CPU, which has no other memory to keep weights in")
     if spec.fit == "float8" and spec.dtype == "float32" and device.type == "cuda":
         raise CheckpointProblem("fit float8 with dtype float32 saves memory and costs speed: write bfloat16")
+
+
+def _refuse_compile(spec: ModelSpec, device: torch.device) -> None:
+    if spec.compile == "off":
+        return
+    if spec.fit != "full":
+        raise CheckpointProblem(f"compile {spec.compile} needs fit full, as what moves weights cannot be compiled")
+    if device.type == "cpu" and not any(map(shutil.which, CPP_COMPILERS)):
+        raise CheckpointProblem(f"compile {spec.compile} needs a C++ compiler on a CPU, such as g++, and there is none")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise CheckpointProblem(f"compile {spec.compile} needs the package triton, which is not installed")
 
 
 def _attention(spec: ModelSpec, device: torch.device) -> Attention:

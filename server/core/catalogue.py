@@ -18,6 +18,7 @@ from pipelines.messages import (
     MAX_LCM_STEPS,
     SAMPLERS_BY_FAMILY,
     Attention,
+    Compile,
     DtypeName,
     FamilyName,
     Fit,
@@ -172,8 +173,8 @@ class ModelEntry(_Strict):
     what the source does not hold, such as tokenizers. config: of weights in single files: the name of a published
     configuration, or a folder laid out like one, written with a slash. variant: which of a folder's weights, such as
     fp16. parts: component -> the file or folder that it comes from instead. loading: when it comes to the device, and
-    whether it leaves: on_demand, at_start, keep or pin. dtype, fit, attention: how it is held and computed, auto being
-    what is best on the device. aliases: may hold * patterns. price_usd: of one picture, as it
+    whether it leaves: on_demand, at_start, keep or pin. dtype, fit, attention, compile: how it is held and computed,
+    auto being what is best on the device. aliases: may hold * patterns. price_usd: of one picture, as it
     is told in `usage.cost`. loras: adapters that requests may name. loras_folder: every .safetensors file in it is one
     too, by its name; a folder is read once, when the server starts. lora_cache_bytes: how much the model keeps of
     adapters that are not in use.
@@ -189,6 +190,7 @@ class ModelEntry(_Strict):
     dtype: DtypeName | Literal["auto"] = "auto"
     fit: Fit | Literal["auto"] = "auto"
     attention: Attention | Literal["auto"] = "auto"
+    compile: Compile = "off"
     description: str = ""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -333,6 +335,7 @@ class Catalogue:
             entry.dtype,
             entry.fit,
             entry.attention,
+            entry.compile,
             {name: self._absolute(lora.source) for name, lora in entry.loras.items() if lora.source is not None},
             entry.lora_cache_bytes,
         )

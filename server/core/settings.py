@@ -90,6 +90,9 @@ class Settings(BaseSettings):
         pattern=AMOUNT_PATTERN,
         description="What models that left a CUDA device may take of the host's memory; 50% if unset.",
     )
+    compile_cache_folder: Path | None = Field(
+        default=None, description="Keeps compiled models for the next start; nothing is kept if unset."
+    )
     prompt_cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=0, description="How much the encoded prompts of one model may take."
     )

@@ -38,13 +38,15 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker process is started with. `silence_seconds`: without an event for so long, it counts as hung."""
+    """What a worker process is started with. `silence_seconds`: without an event for so long, it counts as hung.
+    compile_cache: a folder that keeps compiled code for the next start; None: it goes with the worker."""
 
     models: tuple[ModelSpec, ...]
     device: str
     threads: int
     silence_seconds: float
     options: EngineOptions
+    compile_cache: str | None = None
 
 
 class WorkerProcess:
@@ -78,7 +80,7 @@ class WorkerProcess:
                 env={
                     **os.environ,
                     "OMP_NUM_THREADS": str(self._settings.threads),
-                    "TORCHINDUCTOR_CACHE_DIR": self._scratch.name,
+                    "TORCHINDUCTOR_CACHE_DIR": self._settings.compile_cache or self._scratch.name,
                 },
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.messages import Failed, Lora, ModelSpec
+from pipelines.messages import EngineOptions, Failed, Lora, ModelSpec
 from pipelines.residency.holding import Budgets
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.load import Opened
@@ -41,6 +41,7 @@ def spec(**changes: Any) -> ModelSpec:
         ({"fit": "offload"}, "no other memory"),
         ({"attention": "xformers"}, "xformers cannot work on a CPU"),
         ({"attention": "flash3"}, "flash3 cannot work on a CPU"),
+        ({"compile": "blocks"}, "needs fit full"),
     ],
 )
 def test_what_a_cpu_cannot_do_is_refused_with_what_to_write(changes: dict[str, Any], reason: str) -> None:
@@ -134,3 +135,11 @@ def test_an_adapter_acts_on_weights_in_float8_as_on_others(
     engine = Engine({"sdxl": checkpoints["sdxl"]}, loras={"brush": str(file)}, changes={"fit": "float8"})
     engine.draw([submit("without"), submit("with", loras=(Lora("brush", 1.0),))])
     assert engine.pictures()["with"] != engine.pictures()["without"]
+
+
+def test_compiling_is_refused_where_bytes_must_not_change(checkpoints: Mapping[str, Checkpoint]) -> None:
+    options = EngineOptions(exact_rows=2)
+    engine = Engine({"sdxl": checkpoints["sdxl"]}, options, changes={"compile": "blocks", "fit": "full"})
+    (end,) = engine.draw([submit("a")])["a"]
+    assert isinstance(end, Failed)
+    assert "SAFELIGHT_BATCH_EXACT_ROWS" in end.detail
