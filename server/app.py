@@ -57,6 +57,7 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, file
 
 def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSettings, ...]:
     """For the worker of each device; they share the CPU's threads."""
+    cache = settings.compile_cache_folder
     return tuple(
         WorkerSettings(
             models=catalogue.specs(),
