@@ -31,7 +31,7 @@ def good(checkpoints: Mapping[str, Checkpoint], tmp_path_factory: pytest.TempPat
     return write_diffusers(tmp_path_factory.mktemp("good") / "good.safetensors", some_layers(models, 1))
 
 
-def changed(good: Path, path: Path, change: Callable[[dict[str, torch.Tensor]], None], **metadata: str) -> Path:
+def changed(good: Path, path: Path, change: Callable[[dict[str, torch.Tensor]], object], **metadata: str) -> Path:
     tensors = load_file(good)
     change(tensors)
     save_file(tensors, path, metadata or None)

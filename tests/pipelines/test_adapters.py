@@ -142,8 +142,8 @@ def test_after_a_hundred_switches_of_adapters_the_model_draws_to_the_byte_as_bef
         names = rng.sample(sorted(files), rng.randint(1, 3))
         (state,) = family.prepare([asked(*((name, rng.uniform(-2, 2)) for name in names), seed=number)])
         family.denoise_step([state])
-    for name, state in weights.items():
-        assert all(torch.equal(value, copies[name][key]) for key, value in state.items())
+    for name, held in weights.items():
+        assert all(torch.equal(value, copies[name][key]) for key, value in held.items())
     assert torch.equal(ours(family, asked()).latents, before.latents)
     assert torch.equal(ours(family, with_adapters).latents, first.latents)
     fresh = ours(load(checkpoint.folder, checkpoint.family), asked())

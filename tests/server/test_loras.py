@@ -68,10 +68,23 @@ def test_names_come_out_in_their_order_with_the_entrys_scale_where_none_is_given
     asked = [{"name": "my ink v1.5", "scale": -1}, {"name": "brush"}, {"name": "lcm", "scale": None}]
     request = parsed(catalogue, asked).request
     assert request.loras == (Lora("my ink v1.5", -1.0), Lora("brush", 0.8), Lora("lcm", 1.0))
-    for none in (None, []):
-        assert parsed(catalogue, none).request.loras == ()
+    assert parsed(catalogue, None).request.loras == parsed(catalogue, []).request.loras == ()
 
 
+SCALES: list[object] = [
+    1.51,
+    -1.51,
+    10**25,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "1",
+    "",
+    True,
+    [1],
+    {},
+]
 BAD: list[tuple[object, str, str]] = [
     ("brush", "loras", "an array of objects"),
     ({"name": "brush"}, "loras", "an array of objects"),
@@ -90,10 +103,7 @@ BAD: list[tuple[object, str, str]] = [
     ([{"name": ""}], "loras[0].name", "has no adapter"),
     ([{"name": "brush"}, {"name": "brush", "scale": 0}], "loras[1].name", "stands there twice"),
     ([{"name": "brush"}] * 4, "loras", "at most 3"),
-    *[
-        ([{"name": "lcm"}, {"name": "brush", "scale": scale}], "loras[1].scale", "a number from -")
-        for scale in (1.51, -1.51, 10**25, 1e308, math.nan, math.inf, -math.inf, "1", "", True, [1], {})
-    ],
+    *[([{"name": "lcm"}, {"name": "brush", "scale": scale}], "loras[1].scale", "a number from -") for scale in SCALES],
 ]
 
 
