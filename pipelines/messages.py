@@ -58,7 +58,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
-    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from.
+    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. is_pulled:
+    whether `safelight models pull` puts it there.
     """
 
     id: str
@@ -68,6 +69,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     config: str | None = None
     variant: str | None = None
     parts: dict[str, str] = msgspec.field(default_factory=dict)
+    is_pulled: bool = False
 
 
 class EngineOptions(msgspec.Struct, frozen=True):

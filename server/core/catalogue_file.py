@@ -24,7 +24,10 @@ from server.core.catalogue import (
     StylePreset,
 )
 from server.core.errors import did_you_mean
+from server.core.hub import Hub
 
+# Beside models.yaml, where no other folder is named for what is pulled.
+MODELS_FOLDER = "models"
 # What the YAML loader raises: impossible dates and numbers, and deep nesting, have errors of their own.
 UNREADABLE_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
@@ -37,7 +40,7 @@ class CatalogueProblem(Exception):
         self.problems = problems
 
 
-def load_catalogue(path: Path) -> Catalogue:
+def load_catalogue(path: Path, models_folder: Path | None = None) -> Catalogue:
     """Read and check models.yaml. Raises CatalogueProblem with every mistake found."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -56,7 +59,9 @@ def load_catalogue(path: Path) -> Catalogue:
     if not isinstance(value, dict):
         raise CatalogueProblem([f"{path}:1: the file: must hold the keys default_model and models"])
     try:
-        return Catalogue(CatalogueFile.model_validate(value), path.resolve().parent)
+        folder = path.resolve().parent
+        pulled = (models_folder or folder / MODELS_FOLDER).expanduser().resolve()
+        return Catalogue(CatalogueFile.model_validate(value), folder, pulled)
     except ValidationError as error:
         raise CatalogueProblem([_sentence(path, root, entry) for entry in error.errors()]) from error
 
@@ -102,7 +107,7 @@ def _sentence(path: Path, root: yaml.Node | None, error: Any) -> str:
 def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
     at_depth: dict[int, type[BaseModel]] = {1: CatalogueFile, 3: ModelEntry}
-    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets}
+    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets, "hub": Hub}
     preset: dict[str, type[BaseModel]] = {"quality": QualityPreset, "style": StylePreset}
     model = at_depth.get(len(location)) or inner.get(str(location[-2])) or preset[str(location[-3])]
     return list(model.model_fields)

@@ -31,7 +31,8 @@ def entry_of(model: str) -> ModelEntry:
 
 
 def load_demo(model: str) -> Family:
-    return load(DEFAULT_CATALOGUE.parent / entry_of(model).source, entry_of(model).family)
+    spec = next(spec for spec in load_catalogue(DEFAULT_CATALOGUE).specs() if spec.id == model)
+    return load(Path(spec.folder), spec.family)
 
 
 def draw(family: Family, params: DrawParams) -> Image.Image:

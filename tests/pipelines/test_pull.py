@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.weights import pull
+from pipelines.weights.choice import SourceProblem, Wanted, choose, pins_of, variant_of
 from pipelines.weights.manifest import (
     ArrivalProblem,
     Manifest,
@@ -33,7 +34,7 @@ from pipelines.weights.manifest import (
     read_manifest,
     staging_of,
 )
-from pipelines.weights.pull import HubSource, PullProblem, SourceProblem, Wanted, choose, parse_source, variant_of
+from pipelines.weights.pull import HubSource, PullProblem, parse_source
 from tests.pipelines.test_manifest import UNET, contents, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
