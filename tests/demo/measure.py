@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from collections.abc import Iterator
+from pathlib import Path
 
 from PIL import Image
 

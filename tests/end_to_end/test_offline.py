@@ -1,7 +1,7 @@
 """An offline server reaches for nobody: every attempt of its processes is counted, by Python and by the kernel.
 
-A day of a server is spent twice: as everything runs, and in a network namespace that has nothing but a loopback. A third
-day, with everything open, proves that both counters count.
+A day of a server is spent twice: as everything runs, and in a network namespace that has nothing but a loopback. A
+third day, with everything open, proves that both counters count.
 """
 
 from __future__ import annotations
