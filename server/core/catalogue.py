@@ -165,6 +165,13 @@ class ModelEntry(_Strict):
     price_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     aliases: tuple[str, ...] = Field(default=(), strict=False)
 
+    @field_validator("source", "hub", mode="before")
+    @classmethod
+    def _says_something(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("stands there without a value")
+        return value
+
     @model_validator(mode="after")
     def _has_one_place(self) -> ModelEntry:
         if (self.source is None) == (self.hub is None):
