@@ -6,8 +6,11 @@ third day, with everything open, proves that both counters count.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -64,9 +67,16 @@ class Report:
 
 def spend_a_day(folder: Path, *flags: str, within: tuple[str, ...] = ()) -> Report:
     command = [*within, sys.executable, "-m", "tests.end_to_end.offline_day", str(folder), *flags]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-    assert finished.returncode == 0, finished.stderr
-    day = json.loads(finished.stdout.splitlines()[-1])
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        output, errors = process.communicate(timeout=280)
+    finally:
+        # A day that ended before its evening leaves a server behind.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors
+    day = json.loads(output.splitlines()[-1])
     records = [json.loads(line) for line in (folder / "outbound" / "attempts").read_text().splitlines()]
     status, words = ({name: step[part] for name, step in day["steps"].items()} for part in (0, 1))
     return Report(words, status, day["seconds"], day["packets_without_a_way"], records)
