@@ -68,7 +68,7 @@ def test_a_wheelhouse_that_is_not_whole_has_no_list_of_sums(tmp_path: Path) -> N
         env={**os.environ, **nothing},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert finished.returncode == 1
