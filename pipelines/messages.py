@@ -70,10 +70,10 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     The folder may be a single .safetensors file instead. rest: a diffusers folder for what the first does not hold.
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
-    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loading: when
-    it comes to the device, and whether it leaves. dtype, fit, attention, compile: how it is held and computed; auto:
-    what is best on the device. loras: the adapters that requests may name -> their files; lora_cache_bytes: how much
-    those not in use may keep.
+    which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. is_pulled:
+    whether `safelight models pull` puts it there. loading: when it comes to the device, and whether it leaves. dtype,
+    fit, attention, compile: how it is held and computed; auto: what is best on the device. loras: the adapters that
+    requests may name -> their files; lora_cache_bytes: how much those not in use may keep.
     """
 
     id: str
@@ -83,6 +83,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     config: str | None = None
     variant: str | None = None
     parts: dict[str, str] = msgspec.field(default_factory=dict)
+    is_pulled: bool = False
     loading: Loading = "on_demand"
     dtype: DtypeName | Literal["auto"] = "auto"
     fit: Fit | Literal["auto"] = "auto"

@@ -33,6 +33,7 @@ from pipelines.weights.manifest import (
     folder_name,
     is_single_file,
     read_manifest,
+    read_manifest_file,
     stamped,
     write_manifest,
 )
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("--source", action="append", required=True, help="[https://MIRROR/]OWNER/NAME@COMMIT, in order")
     pull.add_argument("--variant", help="which variant of the weights, such as fp16")
     pull.add_argument("--file", action="append", default=[], help="only this file of the repository")
+    pull.add_argument("--manifest", type=Path, help="of an earlier pull: other bytes are refused, whoever sends them")
 
     export = command("export", run_export, "write models into one archive")
     export.add_argument("archive", type=Path)
@@ -133,12 +135,14 @@ def run_pull(flags: argparse.Namespace) -> Result:
     os.environ.update(QUIET)
     from huggingface_hub import constants  # noqa: PLC0415 (it is slow, and reads its environment now)
 
-    from pipelines.weights import pull  # noqa: PLC0415
+    from pipelines.weights import choice, pull  # noqa: PLC0415
 
+    pins = choice.pins_of(read_manifest_file(flags.manifest), str(flags.manifest)) if flags.manifest else None
+    wanted = choice.Wanted(flags.variant, tuple(flags.file))
     sources = [pull.parse_source(text, constants.ENDPOINT) for text in flags.source]
     target = flags.into / folder_name(flags.id)
     with _progress(f"pull {flags.id}") as start:
-        manifest = pull.pull(sources, target, pull.Wanted(flags.variant, tuple(flags.file)), start=start)
+        manifest = pull.pull(sources, target, wanted, pins=pins, start=start)
     return {"ok": True, "id": flags.id, "path": str(target), **_facts(manifest)}
 
 

@@ -49,7 +49,7 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, file
         dispatcher=Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds),
         files=FileStore(files_folder, settings.file_lifetime_seconds, settings.files_quota_bytes),
         decoder=Decoder(),
-        fetch_policy=FetchPolicy(settings.image_urls, settings.image_url_hosts),
+        fetch_policy=fetch_policy(settings),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
     )
@@ -65,12 +65,19 @@ def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSet
             threads=max(1, settings.threads // len(settings.devices)),
             silence_seconds=settings.worker_silence_seconds,
             options=engine_options(settings, catalogue.never_together),
-            compile_cache=None
-            if settings.compile_cache_folder is None
-            else str(settings.compile_cache_folder.resolve()),
+            compile_cache=None if cache is None else str(cache.resolve()),
         )
         for device in settings.devices
     )
+
+
+def fetch_policy(settings: Settings) -> FetchPolicy | None:
+    """None offline, whatever else is set: then nothing is there that could fetch."""
+    if not settings.offline:
+        return FetchPolicy(settings.image_urls, settings.image_url_hosts)
+    if settings.image_urls != "off":
+        log.warning("offline: no pictures are fetched", extra={"image_urls": settings.image_urls})
+    return None
 
 
 def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ...] = ()) -> EngineOptions:
@@ -127,7 +134,7 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 
 @contextlib.asynccontextmanager
 async def _running(services: Services) -> AsyncIterator[None]:
-    if services.fetch_policy.mode != "off":
+    if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
     await services.decoder.start()

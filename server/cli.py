@@ -53,6 +53,9 @@ def serve_command(
     public_base_url: Annotated[str | None, typer.Option(help="What result URLs start with.")] = None,
     files_folder: Annotated[Path | None, typer.Option(help="Where result files live for their hour.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    offline: Annotated[
+        bool | None, typer.Option("--offline/--no-offline", help="Build nothing that could go out.")
+    ] = None,
 ) -> None:
     """Serve pictures over HTTP until stopped."""
     settings, catalogue = configured(
@@ -64,6 +67,7 @@ def serve_command(
         public_base_url=public_base_url,
         files_folder=files_folder,
         log_level=log_level,
+        offline=offline,
     )
     if not settings.is_loopback:
         fail(

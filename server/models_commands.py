@@ -1,7 +1,7 @@
 """The commands `safelight models ...`: list, verify, pull, add, export, import, load, unload, pin.
 
 Knows the catalogue and what a person at a terminal wants to read; the work on files is done by `pipelines.shelf`, a
-process of the worker's side. Of all commands `pull` alone goes online.
+process of the worker's side. Of all commands `pull` alone goes online, and never where the settings say offline.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipelines.messages import Finding, ModelSpec
+from server.core.catalogue import Catalogue
 from server.steering import WISHES, SteeringFailed, steer
 from server.terminal import (
     DEFAULT_SERVER,
@@ -46,16 +49,58 @@ def list_models(context: typer.Context, models: MODELS_FLAG = None) -> None:
         entry = catalogue.models[spec.id]
         marker = " (default)" if spec.id == catalogue.default_model else ""
         typer.echo(f"{spec.id}{marker}")
-        state = f"unavailable: {report.problem}" if report.problem else "present"
         defaults = f"{entry.defaults.size}, {entry.defaults.steps} steps, guidance {entry.defaults.guidance_scale:g}"
-        typer.echo(f"  family    {spec.family}\n  folder    {spec.folder}\n  state     {state}\n  defaults  {defaults}")
+        typer.echo(f"  family    {spec.family}\n  folder    {spec.folder}")
+        if entry.hub is not None:
+            typer.echo("".join(f"  hub       {source}\n" for source in entry.hub.sources), nl=False)
+        typer.echo(f"  state     {state_of(spec, report)}\n  defaults  {defaults}")
 
 
-@app.command("pull", **HANDED_ON)
-def pull_command(context: typer.Context) -> None:
-    """Fetch a model from a hub or a mirror: pull ID --into FOLDER --source OWNER/NAME@COMMIT."""
-    result = run_shelf("pull", *context.args)
+def state_of(spec: ModelSpec, report: Finding) -> str:
+    if report.problem is None:
+        return "present"
+    return f"unavailable: {report.problem}" if Path(spec.folder).exists() else f"absent: {report.problem}"
+
+
+@app.command("pull")
+def pull_command(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="An id of models.yaml, or a new one.")],
+    into: Annotated[Path | None, typer.Option(help="Where its folder is made; the models folder if absent.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="[https://MIRROR/]OWNER/NAME@COMMIT, in order; else as the entry says.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Which variant of the weights, such as fp16.")] = None,
+    file: Annotated[list[str] | None, typer.Option(help="Only this file of the repository.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Of an earlier pull: other bytes are refused.")] = None,
+) -> None:
+    """Fetch a model from its hub, or from the first of its mirrors that has it."""
+    settings, catalogue = configured(models=context.obj)
+    if settings.offline:
+        fail("offline is set, so nothing is fetched: carry models here with export and import", status=NOT_GOOD)
+    flags = [*_each("--source", source), *_each("--variant", variant), *_each("--file", file)]
+    flags += _each("--manifest", manifest)
+    if not source:
+        flags = [*flags, *_flags_of(catalogue, model)]
+    result = run_shelf("pull", model, "--into", str(into or catalogue.models_folder), *flags)
     typer.echo(f"{result['id']}: {result['files']} files, {result['size_bytes']} bytes, in {result['path']}")
+
+
+def _flags_of(catalogue: Catalogue, model: str) -> list[str]:
+    """What a model's entry says of where it comes from; the end of the command when it says nothing."""
+    entry = catalogue.models.get(model)
+    if entry is None or entry.hub is None:
+        known = ", ".join(name for name, one in catalogue.models.items() if one.hub) or "none"
+        fail(f"models.yaml names no hub for {model} (it does for: {known}); name a --source OWNER/NAME@COMMIT")
+    hub = entry.hub
+    flags = [*_each("--source", hub.sources), *_each("--variant", hub.variant or entry.variant)]
+    return [*flags, *_each("--file", hub.files), *_each("--manifest", catalogue.pinned_manifest(model))]
+
+
+def _each(flag: str, values: Sequence[str] | Path | None) -> list[str]:
+    """The flag before each of its values."""
+    listed = [str(values)] if isinstance(values, (str, Path)) else values or []
+    return [part for value in listed for part in (flag, value)]
 
 
 @app.command("add", **HANDED_ON)
@@ -64,10 +109,15 @@ def add_command(context: typer.Context) -> None:
     typer.echo(run_shelf("add", *context.args)["entry"])
 
 
-@app.command("import", **HANDED_ON)
-def import_command(context: typer.Context) -> None:
-    """Unpack an archive: import FILE --into FOLDER."""
-    for model in run_shelf("import", *context.args)["models"]:
+@app.command("import")
+def import_command(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The archive to unpack.")],
+    into: Annotated[Path | None, typer.Option(help="Where the models go; the models folder if absent.")] = None,
+) -> None:
+    """Unpack an archive to where the entries look for what is pulled, or into a folder."""
+    folder = into or configured(models=context.obj)[1].models_folder
+    for model in run_shelf("import", str(file), "--into", str(folder))["models"]:
         typer.echo(f"{model['path']}: {model['files']} files, {model['size_bytes']} bytes")
 
 

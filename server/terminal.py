@@ -5,6 +5,7 @@ Knows the terminal and the configuration; knows no single command.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 from pipelines.messages import Finding, ModelSpec
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
-from server.core.settings import Settings, SettingsProblem, load_settings
+from server.core.settings import OFFLINE_VARIABLES, Settings, SettingsProblem, load_settings
 from server.images.fetch import FetchPolicy
 
 MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
@@ -39,11 +40,14 @@ def configured(**flags: Any) -> tuple[Settings, Catalogue]:
     try:
         settings = load_settings(flags)
         FetchPolicy(settings.image_urls, settings.image_url_hosts)
-        return settings, load_catalogue(settings.models)
+        catalogue = load_catalogue(settings.models, settings.models_folder)
     except ValueError as problem:
         fail(f"SAFELIGHT_IMAGE_URL_HOSTS: {problem}")
     except (SettingsProblem, CatalogueProblem) as problem:
         fail(*problem.problems)
+    if settings.offline:
+        os.environ.update(OFFLINE_VARIABLES)
+    return settings, catalogue
 
 
 def check_models(specs: tuple[ModelSpec, ...]) -> list[Finding]:

@@ -374,8 +374,8 @@ class Models:
 def _refuse_compiled_bytes(spec: ModelSpec, options: FamilyOptions) -> None:
     if spec.compile != "off" and options.padded_rows is not None:
         raise CheckpointProblem(
-            f"compile {spec.compile} cannot go with SAFELIGHT_BATCH_EXACT_ROWS: a picture's bytes would depend on whether "
-            "compiling is done"
+            f"compile {spec.compile} cannot go with SAFELIGHT_BATCH_EXACT_ROWS: a picture's bytes would depend on "
+            "whether compiling is done"
         )
 
 

@@ -65,6 +65,7 @@ class Source:
     path: a diffusers folder, or a single .safetensors file. rest: a diffusers folder for what `path` does not hold.
     config: the configuration of weights in single files: the name of a published one, or a folder laid out like one.
     variant: which variant of the folder's weights, such as fp16. parts: component -> its own file or folder.
+    pulled_as: the id under which `safelight models pull` puts it there; None where nobody fetches it.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Source:
     config: str | None = None
     variant: str | None = None
     parts: Mapping[str, Path] = field(default_factory=dict)
+    pulled_as: str | None = None
 
     @property
     def is_file(self) -> bool:
@@ -123,6 +125,7 @@ def source_of(spec: ModelSpec) -> Source:
         spec.config,
         spec.variant,
         {name: Path(path) for name, path in spec.parts.items()},
+        spec.id if spec.is_pulled else None,
     )
 
 
@@ -131,7 +134,8 @@ def arrange(source: Source, family: FamilyName) -> Layout:
     names = tensor_names(source.path) if source.is_file else frozenset()
     if not (source.is_file or source.path.is_dir()):
         kind = "file" if source.path.suffix == FILE_SUFFIX else "folder"
-        raise CheckpointProblem(f"the {kind} {source.path} does not exist")
+        remedy = f" yet; run: safelight models pull {source.pulled_as}" if source.pulled_as else ""
+        raise CheckpointProblem(f"the {kind} {source.path} does not exist{remedy}")
     _refuse_unknown_parts(source, family)
     if source.is_file:
         _refuse_other_family(source.path, family, names)

@@ -214,7 +214,11 @@ def sha256_of(path: Path, advance: Advance = ignore) -> str:
 
 def read_manifest(place: Path) -> Manifest:
     """Raises ManifestProblem when there is none, or none that can be trusted."""
-    path = manifest_path(place)
+    return read_manifest_file(manifest_path(place))
+
+
+def read_manifest_file(path: Path) -> Manifest:
+    """One that may lie apart from its model. Raises ManifestProblem."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)

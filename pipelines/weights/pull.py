@@ -1,7 +1,8 @@
 """Fetches one model from a hub, or from the first of its mirrors that has it: the only code that may go online.
 
 Knows the hub's API and manifests; knows no tensors and runs nothing of what it fetches. Imports no torch.
-Invariant: a model appears when every file has the size and the digest that the hub states, and not before.
+Invariant: a model appears when every file has the size and the digest that the hub states and that are pinned, and not
+before.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -27,6 +28,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import http_get
 
+from pipelines.weights.choice import (
+    SUFFIXES,
+    WEIGHT_SUFFIX,
+    Pins,
+    SourceProblem,
+    Stated,
+    Wanted,
+    choose,
+    held_to,
+)
 from pipelines.weights.files import CheckpointProblem, read_json, tensor_names
 from pipelines.weights.manifest import (
     BLOCK_BYTES,
@@ -48,15 +59,6 @@ from pipelines.weights.manifest import (
     write_manifest,
 )
 
-WEIGHT_SUFFIX = ".safetensors"
-SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
-WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
-COMPONENTS = (*WITH_WEIGHTS, "tokenizer", "tokenizer_2", "scheduler")
-INDEX_FILE = "model_index.json"
-WEIGHTS = re.compile(
-    r"(?:model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.safetensors"
-    r"(?:\.(\w+))?(?:\.index(?:\.(\w+))?\.json)?"
-)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SOURCE = re.compile(r"(?:(?P<endpoint>https?://\S+?)/)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>\S+)", re.ASCII)
 ASK_SECONDS = 20.0
@@ -78,10 +80,6 @@ class PullProblem(CheckpointProblem):
     """A model that cannot be fetched, and what each of its sources said."""
 
 
-class SourceProblem(CheckpointProblem):
-    """One source that cannot serve; the next one is tried."""
-
-
 @dataclass(frozen=True, slots=True)
 class HubSource:
     """A repository at one commit of one hub."""
@@ -96,21 +94,11 @@ class HubSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """What the hub says of a file: a sha256 of large files, of small ones git's own digest."""
+class Offer:
+    """The files that one source would send, and where they would come from."""
 
-    name: str
-    size_bytes: int
-    sha256: str | None
-    git_sha1: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to fetch. files: these alone; otherwise the diffusers folder, its weights in this variant if it has it."""
-
-    variant: str | None = None
-    files: tuple[str, ...] = ()
+    origin: Origin
+    files: list[Stated]
 
 
 def parse_source(text: str, default_endpoint: str) -> HubSource:
@@ -126,11 +114,13 @@ def pull(
     target: Path,
     wanted: Wanted,
     *,
+    pins: Pins | None = None,
     start: Callable[[int], Advance] = lambda _total_bytes: ignore,
     free: Callable[[Path], int] = free_bytes,
 ) -> Manifest:
     """Fetch a model into a folder of this name, going on where an interruption stopped.
 
+    pins: the bytes that it must have. Without any, the first source that has it says so for all that come after it.
     start: told the size of all, answers whom to tell of the progress.
 
     Raises:
@@ -144,7 +134,9 @@ def pull(
     with arriving(target) as staging:
         for source in sources:
             try:
-                manifest = _from_source(source, staging, wanted, start, free)
+                offer = _offered(source, wanted, pins)
+                pins = pins or Pins({file.name: file for file in offer.files}, source.url)
+                manifest = _from_source(source, staging, offer, start, free)
             except SourceProblem as problem:
                 refusals.append(str(problem))
                 continue
@@ -159,18 +151,23 @@ def pull(
     raise PullProblem(("; ".join(refusals) or "no source is named") + waits)
 
 
-def _from_source(
-    source: HubSource, staging: Path, wanted: Wanted, start: Callable[[int], Advance], free: Callable[[Path], int]
-) -> Manifest:
+def _offered(source: HubSource, wanted: Wanted, pins: Pins | None) -> Offer:
+    """What this source would send. Raises SourceProblem when it has not what is wanted, or not the pinned bytes."""
     origin, listed = _ask(source)
     chosen = [listed[name] for name in choose(source.url, list(listed), wanted)]
-    _remove_strays(staging, {file.name for file in chosen})
-    total_bytes = sum(file.size_bytes for file in chosen)
+    return Offer(origin, chosen if pins is None else held_to(pins, source.url, chosen))
+
+
+def _from_source(
+    source: HubSource, staging: Path, offer: Offer, start: Callable[[int], Advance], free: Callable[[Path], int]
+) -> Manifest:
+    _remove_strays(staging, {file.name for file in offer.files})
+    total_bytes = sum(file.size_bytes for file in offer.files)
     refuse_without_room(staging, total_bytes - _gathered_bytes(staging), free)
     advance = start(total_bytes)
-    entries = tuple(_fetch(source, file, staging, advance) for file in chosen)
+    entries = tuple(_fetch(source, file, staging, advance) for file in offer.files)
     _refuse_unsound(source, staging, entries)
-    manifest = stamped(staging, Manifest(entries, origin))
+    manifest = stamped(staging, Manifest(entries, offer.origin))
     write_manifest(staging, manifest)
     return manifest
 
@@ -226,54 +223,6 @@ def _reason(error: Exception) -> str:
     return f"broke off ({type(error).__name__})"
 
 
-def choose(url: str, names: Sequence[str], wanted: Wanted) -> list[str]:
-    """Which of a repository's files make the model. Raises SourceProblem when they are not there."""
-    for name in wanted.files:
-        if name not in names:
-            raise SourceProblem(f"{url} has no file {name} of a kind that is fetched ({', '.join(SUFFIXES)})")
-    if wanted.files:
-        return sorted({*wanted.files})
-    if INDEX_FILE not in names:
-        raise SourceProblem(f"{url} is no diffusers folder (it has no {INDEX_FILE}): name the file that is meant")
-    inside = sorted(name for name in names if name.count("/") == 1)
-    _refuse_unknown_variant(url, inside, wanted.variant)
-    chosen = [INDEX_FILE]
-    for component in COMPONENTS:
-        files = [name for name in inside if name.startswith(f"{component}/")]
-        taken = [*_of_one_variant(files, wanted.variant)]
-        if taken and component in WITH_WEIGHTS and not any(name.endswith(WEIGHT_SUFFIX) for name in taken):
-            raise SourceProblem(f"{url} has no plain safetensors weights in {component}/: name a variant, or a mirror")
-        chosen += taken
-    return chosen
-
-
-def _refuse_unknown_variant(url: str, names: list[str], variant: str | None) -> None:
-    there = {variant_of(name) for name in names if name.split("/")[0] in WITH_WEIGHTS}
-    if variant and variant not in there:
-        have = ", ".join(sorted(one for one in there if one)) or "none"
-        raise SourceProblem(f"{url} has no variant {variant!r} of its weights; there is: {have}")
-
-
-def _of_one_variant(names: list[str], variant: str | None) -> Iterator[str]:
-    """Without weights in any other form; a component that has no such variant keeps its plain weights."""
-    chosen = variant if variant and any(variant_of(name) == variant for name in names) else ""
-    for name in names:
-        if variant_of(name) in (None, chosen):
-            yield name
-
-
-def variant_of(name: str) -> str | None:
-    """The variant of a weight file or of its index, "" for the plain one; None for what is neither.
-
-    Weights under a name that diffusers does not know have a variant of their own, and so are never taken.
-    """
-    file = PurePosixPath(name).name
-    match = WEIGHTS.fullmatch(file)
-    if match is None:
-        return file if ".safetensors" in file else None
-    return next((group for group in match.groups() if group), "")
-
-
 def _remove_strays(staging: Path, wanted: set[str]) -> None:
     """What an earlier try from another source left."""
     for name, path in files_of(staging).items():
@@ -306,7 +255,7 @@ def _fetch(source: HubSource, stated: Stated, staging: Path, advance: Advance) -
         advance(-stated.size_bytes)
         if not had_bytes:
             break
-    raise SourceProblem(f"{source.url} sends {stated.name} with other bytes than it states (its digest differs)")
+    raise SourceProblem(f"{source.url} sends {stated.name} with other bytes than it states or than are pinned")
 
 
 def _make_room_for(stated: Stated, final: Path) -> None:

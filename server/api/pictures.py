@@ -43,6 +43,8 @@ def _bounded(param: str, content: bytes) -> bytes:
 
 
 async def _fetched(param: str, url: str, services: Services) -> bytes:
+    if services.fetch_policy is None:
+        raise refusal(param, "the URL is not fetched: this server is offline; send the picture itself")
     try:
         return await fetch_picture(url, services.fetch_policy)
     except UnfetchableUrl as problem:

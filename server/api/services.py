@@ -16,14 +16,15 @@ from server.images.store import ResultStore
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. `base_url` is what result URLs start with, without a slash at the end."""
+    """One server's parts. `fetch_policy`: None offline, where no picture is fetched. `base_url` is what result URLs
+    start with, without a slash at the end."""
 
     settings: Settings
     catalogue: Catalogue
     dispatcher: Dispatcher
     files: ResultStore
     decoder: Decoder
-    fetch_policy: FetchPolicy
+    fetch_policy: FetchPolicy | None
     base_url: str
     started_unix_seconds: int
 

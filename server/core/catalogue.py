@@ -27,6 +27,7 @@ from pipelines.messages import (
     SamplerName,
 )
 from server.core.errors import did_you_mean
+from server.core.hub import Hub
 from server.core.request import Size
 
 SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
@@ -169,19 +170,21 @@ class LoraEntry(_Strict):
 class ModelEntry(_Strict):
     """One model. All paths are relative to models.yaml.
 
-    source: a diffusers folder, or a single .safetensors file in the community's names. rest: a diffusers folder for
-    what the source does not hold, such as tokenizers. config: of weights in single files: the name of a published
+    source: a diffusers folder, or a single .safetensors file in the community's names. hub: instead of a source, where
+    `safelight models pull` fetches it from; it lies in the models folder then, under its id. rest: a diffusers folder
+    for what the source does not hold, such as tokenizers. config: of weights in single files: the name of a published
     configuration, or a folder laid out like one, written with a slash. variant: which of a folder's weights, such as
     fp16. parts: component -> the file or folder that it comes from instead. loading: when it comes to the device, and
     whether it leaves: on_demand, at_start, keep or pin. dtype, fit, attention, compile: how it is held and computed,
-    auto being what is best on the device. aliases: may hold * patterns. price_usd: of one picture, as it
-    is told in `usage.cost`. loras: adapters that requests may name. loras_folder: every .safetensors file in it is one
-    too, by its name; a folder is read once, when the server starts. lora_cache_bytes: how much the model keeps of
-    adapters that are not in use.
+    auto being what is best on the device. aliases: may hold * patterns. price_usd: of one picture, as it is told in
+    `usage.cost`. loras: adapters that requests may name. loras_folder: every .safetensors file in it is one too, by its
+    name; a folder is read once, when the server starts. lora_cache_bytes: how much the model keeps of adapters that are
+    not in use.
     """
 
     family: FamilyName
-    source: PathText
+    source: PathText | None = None
+    hub: Hub | None = None
     rest: PathText | None = None
     config: PathText | None = None
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")] | None = None
@@ -209,6 +212,22 @@ class ModelEntry(_Strict):
             if abs(lora.scale) > self.limits.max_lora_scale:
                 raise ValueError(f"the scale of the adapter '{name}' is beyond max_lora_scale")
             self._check_preset(f"adapter '{name}'", lora.defaults)
+        return self
+
+    @field_validator("source", "hub", mode="before")
+    @classmethod
+    def _says_something(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("stands there without a value")
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> ModelEntry:
+        if (self.source is None) == (self.hub is None):
+            raise ValueError(
+                "needs either source, a folder or file that is there, or hub, a repository that "
+                "`safelight models pull` fetches"
+            )
         return self
 
     @model_validator(mode="after")
@@ -279,12 +298,22 @@ class CatalogueFile(_Strict):
             raise ValueError(f"'{name}' is none of the models.{did_you_mean(name, models)}")
         return name
 
+    @field_validator("models")
+    @classmethod
+    def _folders_differ(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        pulled: dict[str, str] = {}
+        for model, entry in models.items():
+            other = pulled.setdefault(folder_name(model), model) if entry.hub else model
+            if other != model:
+                raise ValueError(f"'{other}' and '{model}' would be pulled into the same folder: rename one")
+        return models
+
 
 class Catalogue:
-    """A loaded models.yaml. Immutable."""
+    """A loaded models.yaml. Immutable. folder: where the file lies. models_folder: where what is pulled lies."""
 
-    def __init__(self, file: CatalogueFile, folder: Path) -> None:
-        self._file, self._folder = file, folder
+    def __init__(self, file: CatalogueFile, folder: Path, models_folder: Path) -> None:
+        self._file, self._folder, self.models_folder = file, folder, models_folder
 
     @property
     def default_model(self) -> str:
@@ -325,12 +354,13 @@ class Catalogue:
         return ModelSpec(
             model,
             entry.family,
-            self._absolute(entry.source),
+            self._place(model, entry),
             None if entry.rest is None else self._absolute(entry.rest),
             # The name of a published configuration has no slash; a folder is written with one.
             config if config is None or "/" not in config else self._absolute(config),
             entry.variant,
             {name: self._absolute(path) for name, path in entry.parts.items()},
+            entry.hub is not None,
             entry.loading,
             entry.dtype,
             entry.fit,
@@ -340,9 +370,25 @@ class Catalogue:
             entry.lora_cache_bytes,
         )
 
+    def _place(self, model: str, entry: ModelEntry) -> str:
+        if entry.source is not None:
+            return self._absolute(entry.source)
+        single_file = entry.hub.single_file if entry.hub else None
+        return str(self.models_folder / folder_name(model) / (single_file or ""))
+
+    def pinned_manifest(self, model: str) -> str | None:
+        """Where the manifest lies that a model's sources are held to."""
+        hub = self._file.models[model].hub
+        return None if hub is None or hub.manifest is None else self._absolute(hub.manifest)
+
     def _absolute(self, path: str) -> str:
         """Relative to models.yaml; ~ is the home folder where there is one."""
         return str((self._folder / os.path.expanduser(path)).resolve())  # noqa: PTH111 (the other one raises)
+
+
+def folder_name(model: str) -> str:
+    """The folder that `safelight models pull` makes for an id, as `pipelines.weights.manifest` names it."""
+    return model.replace("/", "--")
 
 
 def parse_size(text: str) -> Size:

@@ -25,9 +25,12 @@ from server.core.catalogue import (
     StylePreset,
 )
 from server.core.errors import did_you_mean
+from server.core.hub import Hub
 
-# What the YAML loader raises: impossible dates and numbers, and deep nesting, have errors of their own.
+# Beside models.yaml, where no other folder is named for what is pulled.
+MODELS_FOLDER = "models"
 ADAPTER_SUFFIX, MAX_NAME_CHARACTERS = ".safetensors", 100
+# What the YAML loader raises: impossible dates and numbers, and deep nesting, have errors of their own.
 UNREADABLE_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
 
@@ -39,7 +42,7 @@ class CatalogueProblem(Exception):
         self.problems = problems
 
 
-def load_catalogue(path: Path) -> Catalogue:
+def load_catalogue(path: Path, models_folder: Path | None = None) -> Catalogue:
     """Read and check models.yaml. Raises CatalogueProblem with every mistake found."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -72,7 +75,8 @@ def load_catalogue(path: Path) -> Catalogue:
             problems.append(f"{path}:{line}: models.{model}.loras_folder: {problem}")
     if problems:
         raise CatalogueProblem(problems)
-    return Catalogue(file.model_copy(update={"models": models}), folder)
+    pulled = (models_folder or folder / MODELS_FOLDER).expanduser().resolve()
+    return Catalogue(file.model_copy(update={"models": models}), folder, pulled)
 
 
 def _with_folder(entry: ModelEntry, base: Path) -> tuple[ModelEntry, str | None]:
@@ -141,7 +145,7 @@ def _sentence(path: Path, root: yaml.Node | None, error: Any) -> str:
 def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
     at_depth: dict[int, type[BaseModel]] = {1: CatalogueFile, 3: ModelEntry}
-    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets}
+    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets, "hub": Hub}
     preset: dict[str, type[BaseModel]] = {"quality": QualityPreset, "style": StylePreset, "loras": LoraEntry}
     if "loras" in location and location[-2] == "defaults":
         return list(QualityPreset.model_fields)

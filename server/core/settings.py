@@ -23,6 +23,14 @@ from server.core.request import ResponseFormat
 PREFIX = "SAFELIGHT_"
 # Read by the scripts, by `safelight draw` and, in tests, by the worker; not by the server.
 FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "SAFELIGHT_SERVER", "SAFELIGHT_KEY"}
+# What libraries ask before they ask a hub. In the environment of every process that an offline server starts.
+OFFLINE_VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "DO_NOT_TRACK": "1",
+}
 DEFAULT_CATALOGUE = Path(__file__).resolve().parents[2] / "models.yaml"
 
 
@@ -42,6 +50,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on; loopback only, as there are no keys.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     models: Path = Field(default=DEFAULT_CATALOGUE, description="The catalogue, models.yaml.")
+    models_folder: Path | None = Field(
+        default=None, description="Where `safelight models pull` puts models; models/ beside the catalogue if unset."
+    )
+    offline: bool = Field(
+        default=False, description="Nothing that could go out is built: pictures come in requests, models by hand."
+    )
     files_folder: Path | None = Field(
         default=None,
         description="Where result files live for their hour; a temporary folder of the server's own if unset.",

@@ -20,6 +20,7 @@ from pipelines.messages import FRAME_HEADER, FramingError, frame_length
 from server.core import errors
 from server.core.catalogue import Limits
 from server.core.request import Size
+from server.core.settings import OFFLINE_VARIABLES
 from server.images.decoder_process import (
     MEMORY_BYTES,
     Answer,
@@ -40,7 +41,7 @@ log = logging.getLogger("safelight.decoder")
 A = TypeVar("A", bound=Answer)
 START_SECONDS = 30.0
 # All that the process gets of the server's environment: keys may stand in the rest.
-KEPT_VARIABLES = ("PYTHONPATH", "LD_LIBRARY_PATH")
+KEPT_VARIABLES = ("PYTHONPATH", "LD_LIBRARY_PATH", *OFFLINE_VARIABLES)
 # What a conversation ends with when the process is dead or talks nonsense.
 LOST = (EOFError, ConnectionError, FramingError)
 

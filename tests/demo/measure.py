@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from PIL import Image
 
@@ -31,7 +32,8 @@ def entry_of(model: str) -> ModelEntry:
 
 
 def load_demo(model: str) -> Family:
-    return load(DEFAULT_CATALOGUE.parent / entry_of(model).source, entry_of(model).family)
+    spec = next(spec for spec in load_catalogue(DEFAULT_CATALOGUE).specs() if spec.id == model)
+    return load(Path(spec.folder), spec.family)
 
 
 def draw(family: Family, params: DrawParams) -> Image.Image:

@@ -52,3 +52,25 @@ def test_the_environment_in_use_is_found_from_any_directory(tmp_path: Path) -> N
     finished = run_script("serve", tmp_path, SAFELIGHT_VENV=str(in_use))
     assert finished.returncode == 0
     assert "Serve pictures over HTTP" in finished.stdout
+
+
+def test_a_wheelhouse_needs_a_folder_that_is_named(tmp_path: Path) -> None:
+    finished = run_script("wheelhouse", tmp_path)
+    assert finished.returncode == 1
+    assert "scripts/wheelhouse FOLDER" in finished.stderr
+
+
+def test_a_wheelhouse_that_is_not_whole_has_no_list_of_sums(tmp_path: Path) -> None:
+    nothing = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "PIP_EXTRA_INDEX_URL": ""}
+    finished = subprocess.run(
+        [SCRIPTS / "wheelhouse", "wheels"],
+        cwd=tmp_path,
+        env={**os.environ, **nothing},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "Is the package index reachable?" in finished.stderr
+    assert list((tmp_path / "wheels").iterdir()) == []

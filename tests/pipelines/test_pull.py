@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.weights import pull
+from pipelines.weights.choice import SourceProblem, Wanted, choose, variant_of
 from pipelines.weights.manifest import (
     ArrivalProblem,
     Manifest,
@@ -33,7 +34,7 @@ from pipelines.weights.manifest import (
     read_manifest,
     staging_of,
 )
-from pipelines.weights.pull import HubSource, PullProblem, SourceProblem, Wanted, choose, parse_source, variant_of
+from pipelines.weights.pull import HubSource, PullProblem, parse_source
 from tests.pipelines.test_manifest import UNET, contents, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -407,6 +408,49 @@ def test_a_mirror_goes_on_where_the_first_source_lied(
     # The large file came from the first source, and was right.
     assert liar.ranges_of(f"cdn/{UNET}") == [None]
     assert hub.ranges_of(f"cdn/{UNET}") == []
+
+
+def test_a_mirror_with_other_bytes_than_the_first_source_states_is_refused(
+    hub: Hub, start_pull: Start, into: Path, files: dict[str, bytes]
+) -> None:
+    for other in ({UNET: bytes(UNET_BYTES)}, {"vae/config.json": b"{}"}, {"tokenizer/more.json": b"{}"}):
+        hub.lies = ("vae/config.json",)
+        with serving(Hub(files | other)) as mirror:
+            problem = result_of(start_pull(hub.source(), mirror.source()), 1)["problem"]
+        (name,) = other
+        assert f"{mirror.address}/{REPO} has " in problem
+        assert name in problem.rpartition(mirror.address)[2]
+        assert [path for path in mirror.paths if "/resolve/" in path] == []
+        assert not (into / "m").exists()
+
+
+def test_with_a_pinned_manifest_no_source_can_send_other_bytes(
+    hub: Hub, start_pull: Start, into: Path, tmp_path: Path, model_files: dict[str, bytes]
+) -> None:
+    """Large files are refused as they are listed; of small ones a hub states no sha256, so when they have come."""
+    result_of(start_pull(hub.source()))
+    pinned = tmp_path / "pinned.manifest"
+    (into / "m" / "safelight.manifest").rename(pinned)
+    shutil.rmtree(into)
+    flags = ("--manifest", str(pinned))
+    for name in (UNET, "vae/config.json"):
+        content = model_files[name]
+        other = content[:-1] + bytes([content[-1] ^ 1])
+        with serving(Hub(hub.files | {name: other})) as mirror:
+            problem = result_of(start_pull(mirror.source(), flags=flags), 1)["problem"]
+        assert name in problem
+        assert "than are pinned" in problem or f"other bytes than {pinned} says" in problem
+        assert not (into / "m").exists()
+    with serving(Hub(hub.files, commit="e" * 40)) as mirror:
+        result_of(start_pull(mirror.source("e" * 40), flags=flags))
+    assert contents(into / "m") == model_files
+
+
+def test_a_manifest_that_is_damaged_pins_nothing(hub: Hub, start_pull: Start, tmp_path: Path) -> None:
+    (tmp_path / "pinned.manifest").write_text("{}")
+    problem = result_of(start_pull(hub.source(), flags=("--manifest", str(tmp_path / "pinned.manifest"))), 1)["problem"]
+    assert "is damaged" in problem
+    assert hub.requests == []
 
 
 def test_every_source_that_failed_is_named_with_its_reason(hub: Hub, start_pull: Start, into: Path) -> None:

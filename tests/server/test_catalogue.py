@@ -294,7 +294,7 @@ def test_a_wrong_value_is_reported_with_its_line_and_key(tmp_path: Path, text: s
 
 def test_a_missing_key_is_reported_at_its_entry(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path, "default_model: first\nmodels:\n  first:\n    family: sdxl\n")
-    assert problem.startswith("3: models.first.source: ")
+    assert problem.startswith("3: models.first: needs either source")
 
 
 def test_an_unknown_family_is_reported_with_the_nearest_known_one(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from server.app import fetch_policy
 from server.core.settings import DEFAULT_CATALOGUE, Settings, SettingsProblem, load_settings
+from server.images.fetch import FetchPolicy
 
 ANY_ADDRESS = ".".join("0000")
 
@@ -213,3 +215,9 @@ def test_every_other_address_counts_as_open_to_strangers(host: str) -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_offline_nothing_that_fetches_is_built_whatever_else_is_set() -> None:
+    assert fetch_policy(Settings(image_urls="open")) == FetchPolicy("open")
+    for image_urls in ("off", "listed", "open"):
+        assert fetch_policy(load_settings({"offline": True, "image_urls": image_urls})) is None
