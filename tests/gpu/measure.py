@@ -30,7 +30,8 @@ from pipelines.families.sd21 import sd21_model
 from pipelines.families.sdxl import sdxl_model
 from pipelines.messages import DrawParams, FamilyName, Output, Submit
 from pipelines.worker import choose_device
-from tests.gpu import stock_full_size
+from tests.gpu import moving, stock_full_size
+from tests.gpu.moving import Moves, measure_moves
 from tests.gpu.published import build_flux, build_sd21, build_sdxl
 from tests.gpu.timing import seconds_of, synchronised
 from tests.pipelines.conftest import Checkpoint, write_checkpoints
@@ -53,6 +54,7 @@ ROWS = (1, 2, 4, 8, 16)
 SIDES = (512, 768, 1024)
 MANY_STEPS = 50  # so that no job is done before it is measured
 BUDGET_SECONDS = 8 * 60.0
+MOVES_SECONDS = 60.0  # what moving one denoiser about may take
 FULL_SIZE: dict[FamilyName, Callable[[torch.device, torch.dtype], Family]] = {
     "sdxl": lambda device, dtype: sdxl_model(build_sdxl(device, dtype), FamilyOptions()),
     "sd21": lambda device, dtype: sd21_model(build_sd21(device, dtype), FamilyOptions()),
@@ -204,8 +206,9 @@ def engine_seconds(family: Family, asked: DrawParams, device: torch.device) -> f
 
 def measure_family(
     name: FamilyName, build: Callable[[torch.device, torch.dtype], Family], context: Context
-) -> Iterator[Step | Whole]:
-    """All sizes and rows of a family, largest last, until the time is up; a batch that does not fit ends its size."""
+) -> Iterator[Step | Whole | Moves]:
+    """All sizes and rows of a family, largest last, until the time is up; a batch that does not fit ends its size. At
+    last its denoiser is moved about, if there is time."""
     family = build(context.device, context.dtype)
     for side_px in context.sides:
         yield measure_whole(family, name, side_px, context)
@@ -217,9 +220,12 @@ def measure_family(
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 break
+    if time.perf_counter() < context.deadline - MOVES_SECONDS:
+        states = family.prepare([job(context.sides[-1], MANY_STEPS, 0, False)])
+        yield measure_moves(name, family, states, context.device, context.dtype)
 
 
-def report(steps: Sequence[Step], wholes: Sequence[Whole], facts: dict[str, Any]) -> str:
+def report(steps: Sequence[Step], wholes: Sequence[Whole], moves: Sequence[Moves], facts: dict[str, Any]) -> str:
     """The Markdown page."""
     lines = ["# Full-size models on a GPU", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += ["| model | side | rows | ms a step | images/s | share of the floor | peak GiB |"]
@@ -236,7 +242,7 @@ def report(steps: Sequence[Step], wholes: Sequence[Whole], facts: dict[str, Any]
         bare = "" if one.stock is None else f"{one.stock:.3f}"
         parts = f"{one.prepare:.3f} | {one.denoise:.3f} | {one.decode:.3f} | {share} | {one.encode:.3f}"
         lines.append(f"| {one.family} | {one.side_px} | {one.steps} | {parts} | {one.through_engine:.3f} | {bare} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *moving.lines(moves)]) + "\n"
 
 
 def _peak_gib(device: torch.device) -> float:
@@ -267,6 +273,7 @@ def main() -> None:
     )
     steps: list[Step] = []
     wholes: list[Whole] = []
+    moves: list[Moves] = []
     with TemporaryDirectory() as folder:
         for name, full_size in FULL_SIZE.items():
             build = _tiny(Path(folder) / name, name) if arguments.tiny else full_size
@@ -274,8 +281,10 @@ def main() -> None:
                 print(json.dumps(asdict(figure)), flush=True)
                 if isinstance(figure, Step):
                     steps.append(figure)
-                else:
+                elif isinstance(figure, Whole):
                     wholes.append(figure)
+                else:
+                    moves.append(figure)
             gc.collect()
     facts = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -286,8 +295,9 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     result = {"facts": facts, "steps": [asdict(step) for step in steps], "images": [asdict(one) for one in wholes]}
+    result["moves"] = [asdict(one) for one in moves]
     (arguments.out / "gpu-check.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.out / "gpu-check.md").write_text(report(steps, wholes, facts))
+    (arguments.out / "gpu-check.md").write_text(report(steps, wholes, moves, facts))
 
 
 if __name__ == "__main__":

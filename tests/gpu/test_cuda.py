@@ -13,6 +13,7 @@ import torch
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.registry import load_family
 from pipelines.messages import EngineOptions, FamilyName
+from pipelines.residency.holding import Budgets
 from tests.pipelines.conftest import KINDS, Checkpoint, write_checkpoints
 from tests.pipelines.engine_runs import Engine, submit
 from tests.pipelines.stock import ours, params, read_pixels, stock
@@ -90,3 +91,34 @@ def test_pixels_leave_the_device_as_bytes(tiny: Mapping[str, Checkpoint], device
     engine = Engine({"sdxl": tiny["sdxl"]}, device=device)
     engine.draw([submit("a")])
     assert read_pixels(engine.pictures()["a"]).shape == (64, 64, 3)
+
+
+def test_models_that_take_turns_come_back_from_host_memory_and_draw_the_same(
+    tiny: Mapping[str, Checkpoint], device: torch.device
+) -> None:
+    models = {name: tiny[name] for name in ("sdxl", "sd21-velocity")}
+    roomy = Engine(models, device=device)
+    requests = [submit(f"{name}-{turn}", model=name, seed=turn) for turn in range(10) for name in models]
+    roomy.draw(requests)
+    most = max(report.device_bytes for report in roomy.models.reports())
+    roomy.models.unload("sdxl")
+    roomy.models.unload("sd21-velocity")
+    narrow = Engine(models, device=device, budgets=Budgets(most, host_bytes=1 << 30))
+    allocated: list[int] = []
+    for request in requests:
+        narrow.draw([request])
+        allocated.append(torch.cuda.memory_allocated(device))
+    assert narrow.pictures() == roomy.pictures()
+    assert max(allocated[-4:]) <= max(allocated[:4]) + (1 << 20)
+
+
+def test_an_offloaded_denoiser_draws_what_it_draws_on_the_device(
+    tiny: Mapping[str, Checkpoint], device: torch.device
+) -> None:
+    one = {"sdxl": tiny["sdxl"]}
+    full, away = Engine(one, device=device), Engine(one, device=device, changes={"fit": "offload"})
+    for engine in (full, away):
+        engine.draw([submit("a")])
+    before, after = (read_pixels(engine.pictures()["a"]).astype(int) for engine in (full, away))
+    assert np.abs(before - after).mean() <= BF16_MEAN_TOLERANCE
+    assert away.models.reports()[0].device_bytes < full.models.reports()[0].device_bytes
