@@ -160,10 +160,11 @@ class Models:
     def load(self, model: str, now_seconds: float) -> None:
         """Bring the model to the device when there is room; look at it anew if it had failed."""
         entry = self._entries[model]
-        if entry.problem is not None:
-            entry.surveyed = None
+        if entry.problem is None:
+            entry.is_to_go = False
+        else:  # what is left of it goes first
             _look_at_files(entry)
-        entry.asked_seconds, entry.is_to_go, entry.refusal = now_seconds, False, None
+        entry.asked_seconds, entry.refusal = now_seconds, None
         self._looked_seconds = -inf
 
     def unload(self, model: str) -> None:
@@ -200,7 +201,9 @@ class Models:
         wanted = [want for want in self._with_asked(wanted) if self._entries[want.model].problem is None]
         beginning = self._survey_missing(wanted)
         outlook = self._outlook(now_seconds, wanted, leased)
-        return beginning | (self._let_go(outlook) or self._complete(outlook) or self._decide(outlook))
+        if self._let_go(outlook):
+            return beginning
+        return beginning | (self._complete(outlook) or self._decide(outlook))
 
     def _with_asked(self, wanted: Sequence[Wanted]) -> list[Wanted]:
         """What the operator asked for counts as one job that waits."""
@@ -258,17 +261,21 @@ class Models:
             return frozenset()
         return frozenset(move.model for move in self._moving.moves) | self._moving.leaving
 
-    def _let_go(self, outlook: Outlook) -> frozenset[str]:
-        """Begin to unload one of the models that are to go, if one can."""
+    def _let_go(self, outlook: Outlook) -> bool:
+        """See to the models that are to go; whether that is enough for now. One that is gone is looked at anew before
+        it comes again, as its files may be others then."""
         for holding in outlook.models:
-            if self._entries[holding.id].is_to_go:
-                if all(self._places.get(one.digest) is None for one in holding.components):
-                    self._entries[holding.id].is_to_go = False
-                elif (found := unloading(holding, outlook)).moves:
-                    self._entries[holding.id].is_to_go = False
-                    self._begin(found)
-                    return frozenset(found.leaving)
-        return frozenset()
+            entry = self._entries[holding.id]
+            if not entry.is_to_go or holding.is_leased or outlook.moving:
+                continue
+            found = unloading(holding, outlook)
+            if found.moves:
+                self._begin(found)
+            else:
+                entry.is_to_go, entry.family, entry.surveyed = False, None, None
+                self._looked_seconds = -inf
+            return True
+        return False
 
     def _complete(self, outlook: Outlook) -> frozenset[str]:
         """Build a model that is wanted and of which all happens to be there, as others brought it."""

@@ -49,7 +49,7 @@ class Moves:
 
 
 def measure_moves(name: str, family: Family, states: list[Any], device: torch.device, dtype: torch.dtype) -> Moves:
-    """states: prepared jobs, whose steps are timed. The family's denoiser is in float8 at the end, and of no more use."""
+    """states: prepared jobs, whose steps are timed. At the end the denoiser is in float8, and of no more use."""
     module = getattr(family.parts, "unet", None) or family.parts.transformer  # type: ignore[attr-defined]
     size_bytes = bytes_on_device(module, Treatment(dtype))
     step = seconds_of(device, lambda: family.denoise_step(states))
@@ -140,9 +140,7 @@ def _float8(
 
 def lines(moves: Sequence[Moves]) -> list[str]:
     """A table for the report."""
-    head = (
-        "| denoiser | GiB | load s | of floor | to host s | of floor | to device s | of floor | bytes, swaps 1 and 20 |"
-    )
+    head = "| denoiser | GiB | load s | of floor | to host s | of floor | to device s | of floor | bytes after swaps |"
     table = [
         f"| {one.family} | {one.size_gib:.2f} | {one.load_s:.2f} | {one.load_floor_share:.0%} | {one.to_host_s:.3f} "
         f"| {one.to_host_floor_share:.0%} | {one.to_device_s:.3f} | {one.to_device_floor_share:.0%} "

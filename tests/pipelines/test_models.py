@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipelines.messages import Failed, Image
 from pipelines.residency.carrier import Carrier
@@ -170,7 +171,10 @@ def test_what_two_models_share_is_held_once_and_stays_while_one_needs_it(
     assert engine.pictures()["twin"] == engine.pictures()["flux-schnell"]
     engine.models.unload("twin")
     settle(engine)
-    assert states(engine) == {"flux-schnell": "device", "twin": "device"}, "all of it is there for the other"
+    assert states(engine) == {"flux-schnell": "device", "twin": "disk"}
+    assert len(engine.carrier.modules) == 4, "all of it is there for the other"
+    engine.draw([submit("once more", model="twin")])
+    assert engine.pictures()["once more"] == engine.pictures()["twin"]
 
 
 def test_files_that_turn_out_bad_fail_their_own_model_and_are_served_when_they_were_mended(
@@ -192,6 +196,22 @@ def test_files_that_turn_out_bad_fail_their_own_model_and_are_served_when_they_w
     weights.write_bytes(sound)
     engine.models.load("bad", 0.0)
     assert isinstance(engine.draw([submit("two", model="bad")])["two"][0], Image)
+
+
+def test_files_that_were_replaced_while_the_model_was_away_are_what_it_draws_with(
+    three: Mapping[str, Checkpoint], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(three["sd21-velocity"].folder, mine)
+    engine = Engine({"mine": Checkpoint("sd21", mine)})
+    engine.draw([submit("before", model="mine")])
+    engine.models.unload("mine")
+    settle(engine)
+    weights = load_file(mine / "unet" / "diffusion_pytorch_model.safetensors")
+    halved = {name: tensor / 2 for name, tensor in weights.items()}
+    save_file(halved, mine / "unet" / "diffusion_pytorch_model.safetensors")
+    engine.draw([submit("after", model="mine")])
+    assert engine.pictures()["after"] != engine.pictures()["before"]
 
 
 def test_of_a_load_that_fails_nothing_is_kept(three: Mapping[str, Checkpoint], tmp_path: Path) -> None:
