@@ -121,14 +121,16 @@ def answer_to(case: Case) -> Response:
 
 
 def existing_name(case: Case) -> str:
-    return MODELS[0] if case.path.startswith("/v1/models") else name_of_a_file(str(case.operation.base_url))
+    """Of a model, or of a file. A model that was pinned by the case before may be unloaded again."""
+    server = str(case.operation.base_url).rstrip("/")
+    if case.path.endswith("/unload"):
+        httpx.post(f"{server}/admin/models/{MODELS[0]}/unpin", timeout=120)
+    return MODELS[0] if "/models/" in case.path else name_of_a_file(server)
 
 
 @functools.cache
 def name_of_a_file(url: str) -> str:
-    drawn = httpx.post(
-        f"{url.rstrip('/')}/v1/images/generations", json={**SMALL, "prompt": "a red circle"}, timeout=120
-    )
+    drawn = httpx.post(f"{url}/v1/images/generations", json={**SMALL, "prompt": "a red circle"}, timeout=120)
     return str(drawn.json()["data"][0]["url"]).rpartition("/")[2]
 
 
@@ -251,6 +253,7 @@ MENDS: Mapping[str, Callable[[Any], Any]] = {
     "sampler": lambda name: SAMPLERS[len(name) % len(SAMPLERS)],
     "size": lambda _: SMALL["size"],
     "provider": lambda _: "local",
+    "loras": lambda _: None,  # the embedded models have none
     "background": lambda _: "opaque",
     "guidance_scale": lambda scale: min(scale, MAX_GUIDANCE_SCALE),
     # Of two steps, less would leave none.
