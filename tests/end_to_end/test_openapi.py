@@ -258,4 +258,6 @@ MENDS: Mapping[str, Callable[[Any], Any]] = {
     "guidance_scale": lambda scale: min(scale, MAX_GUIDANCE_SCALE),
     # Of two steps, less would leave none.
     "strength": lambda strength: max(strength, 0.5),
+    # Which adapters there are is each server's own; the demo has none. A form holds the array as text.
+    "loras": lambda loras: "[]" if isinstance(loras, str) else [],
 }
