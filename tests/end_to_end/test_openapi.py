@@ -253,7 +253,6 @@ MENDS: Mapping[str, Callable[[Any], Any]] = {
     "sampler": lambda name: SAMPLERS[len(name) % len(SAMPLERS)],
     "size": lambda _: SMALL["size"],
     "provider": lambda _: "local",
-    "loras": lambda _: None,  # the embedded models have none
     "background": lambda _: "opaque",
     "guidance_scale": lambda scale: min(scale, MAX_GUIDANCE_SCALE),
     # Of two steps, less would leave none.
