@@ -45,7 +45,11 @@ SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
 # What encoding, decoding and writing cost beside a denoise step of one row.
 FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
-FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable"]
+FailureCode = Literal[
+    "generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable", "control_unavailable"
+]
+# What a hint beside the prompt is a picture of: edges, white on black; or distances, near is light.
+ControlKind = Literal["canny", "depth"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 # on_demand: a model comes when it is asked for, and leaves when others need the room. at_start: it also comes at the
 # start. keep: at the start, and leaves after all others. pin: at the start, and never leaves.
@@ -65,7 +69,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     config: for weights in single files, the name of a published configuration or a folder laid out like one. variant:
     which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. loading: when
     it comes to the device, and whether it leaves. loras: the adapters that requests may name -> their files;
-    lora_cache_bytes: how much those not in use may keep.
+    lora_cache_bytes: how much those not in use may keep. controls: the hints that requests may bring -> the folder of
+    the ControlNet that reads it, or None where the checkpoint itself was made for it.
     """
 
     id: str
@@ -78,6 +83,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     loading: Loading = "on_demand"
     loras: dict[str, str] = msgspec.field(default_factory=dict)
     lora_cache_bytes: int = 1024 * 1024 * 1024
+    controls: dict[ControlKind, str | None] = msgspec.field(default_factory=dict)
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -103,12 +109,13 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 class Finding(msgspec.Struct, frozen=True):
     """What a look at a model's files says. weights: how many numbers they hold. loras: adapter -> what is wrong with
-    its file, for those that cannot be used; the model itself is served all the same."""
+    its file, for those that cannot be used; the model itself is served all the same. controls: likewise, by kind."""
 
     id: str
     problem: str | None
     weights: int = 0
     loras: dict[str, str] = msgspec.field(default_factory=dict)
+    controls: dict[ControlKind, str] = msgspec.field(default_factory=dict)
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -140,6 +147,20 @@ class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float
 
 
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A hint beside the prompt, and how strongly it acts.
+
+    hint: width x height x 3 bytes of RGB, row by row. scale: 0 is not at all, 1 as trained. start, end: the shares of
+    the job's own denoise steps between which it acts, 0 <= start < end <= 1.
+    """
+
+    kind: ControlKind
+    hint: bytes
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
 class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a picture. The seed is fixed by the server, so that a second try draws the same one.
 
@@ -147,7 +168,7 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     empty one: a checkpoint may ask for zeros in its place. image: the picture to start from, width x height x 3 bytes
     of RGB, row by row. mask: width x height bytes beside an image, 128 and above where it may change. strength: in
     (0, 1], how much of the noise schedule an image goes through; without an image it means nothing. loras: the adapters
-    that act, each once; their order is of no effect.
+    that act, each once; their order is of no effect. control: a hint that the model takes, in the picture's size.
     """
 
     prompt: str
@@ -162,6 +183,7 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mask: bytes | None = None
     strength: float = 1.0
     loras: tuple[Lora, ...] = ()
+    control: Control | None = None
 
 
 # What is told of a picture, by name.

@@ -13,7 +13,7 @@ import torch
 from pipelines.messages import ModelSpec
 from pipelines.residency.holding import Component
 from pipelines.weights.digest import FileDigests, component_digest, model_digest
-from pipelines.weights.files import element_count
+from pipelines.weights.files import CheckpointProblem, element_count
 from pipelines.weights.layout import Weights, source_of
 from pipelines.weights.load import MODEL_CLASSES, Opened
 
@@ -42,7 +42,22 @@ def survey(spec: ModelSpec, dtype: torch.dtype, digests: FileDigests) -> Surveye
         )
         for name, cls in MODEL_CLASSES[spec.family].items()
     }
+    components |= _controls(opened, dtype, digests)
     return Surveyed(opened, model_digest(opened.layout, digests), components)
+
+
+def _controls(opened: Opened, dtype: torch.dtype, digests: FileDigests) -> dict[str, Component]:
+    """The model's ControlNets, each a component of its own. One whose files cannot be read is left out, and only
+    those who name it are told."""
+    components = {}
+    for name, part in list(opened.controls.items()):
+        try:
+            digests.trust(part.config.parent)
+            digest = component_digest(part, "ControlNetModel", str(dtype), digests)
+            components[name] = Component(digest, size_of(part, dtype), is_estimate=True)
+        except CheckpointProblem as problem:
+            opened.leave_out(name, problem)
+    return components
 
 
 def size_of(part: Weights, dtype: torch.dtype) -> int:
