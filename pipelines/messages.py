@@ -14,7 +14,7 @@ import msgspec
 M = TypeVar("M")
 FRAME_HEADER = struct.Struct(">I")
 # A picture of 4096 x 4096 in any format stays below; a longer frame means that the stream is out of step.
-MAX_FRAME_BYTES = 256 * 1024 * 1024
+MAX_FRAME_BYTES = 384 * 1024 * 1024
 
 # `checkpoint` is the sampler that the model's own configuration names.
 SamplerName = Literal[

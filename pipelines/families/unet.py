@@ -96,7 +96,7 @@ class UnetModel:
         return states
 
     def batch_key(self, state: DenoiseState) -> Hashable:
-        """Latent shape, conditioning shape, dtype and adapters: guidance, steps, seed, sampler, task and hint may differ."""
+        """Latent shape, conditioning shape, dtype and adapters; guidance, steps, sampler, task and hint may differ."""
         shapes = (tuple(state.latents.shape[1:]), tuple(state.conditioning.states.shape[1:]))
         return (*shapes, state.latents.dtype, state.adapters.key(DENOISER))
 

@@ -50,7 +50,7 @@ def _controls(opened: Opened, dtype: torch.dtype, digests: FileDigests) -> dict[
     """The model's ControlNets, each a component of its own. One whose files cannot be read is left out, and only
     those who name it are told."""
     components = {}
-    for name, part in list(opened.controls.items()):
+    for name, part in tuple(opened.controls.items()):
         try:
             digests.trust(part.config.parent)
             digest = component_digest(part, "ControlNetModel", str(dtype), digests)

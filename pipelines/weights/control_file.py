@@ -36,10 +36,12 @@ class ControlProblem(CheckpointProblem):
         self.reason = reason
 
 
-def verify_controls(source: Source | Path, layout: Layout) -> tuple[dict[str, Weights], dict[str, ControlProblem]]:
+def verify_controls(
+    source: Source | Path, layout: Layout
+) -> tuple[dict[str, Weights], dict[ControlKind, ControlProblem]]:
     """The sound ones by the names of their components, and what is wrong with the others by their kinds."""
     sound: dict[str, Weights] = {}
-    problems: dict[str, ControlProblem] = {}
+    problems: dict[ControlKind, ControlProblem] = {}
     for kind, folder in source.controls.items() if isinstance(source, Source) else ():
         if folder is not None:
             try:
@@ -51,11 +53,11 @@ def verify_controls(source: Source | Path, layout: Layout) -> tuple[dict[str, We
 
 def _verified(kind: ControlKind, folder: Path, layout: Layout) -> Weights:
     """Raises ControlProblem."""
+    if layout.family == "flux":
+        raise ControlProblem(f"{folder}: FLUX.1 takes hints into its transformer, by no ControlNet here", UNFIT)
+    if not folder.is_dir():
+        raise ControlProblem(f"the folder {folder} does not exist", DAMAGED)
     try:
-        if layout.family == "flux":
-            raise CheckpointProblem(f"{folder}: FLUX.1 takes hints into its transformer, by no ControlNet here")
-        if not folder.is_dir():
-            raise CheckpointProblem(f"the folder {folder} does not exist")
         refuse_unsafe_files(folder)
         part = weights_in(folder, PREFIX + kind)
         verify_weights(part, ("ControlNetModel",))
@@ -77,7 +79,9 @@ def _unfit(config: dict[str, Any], unet: dict[str, Any], vae: dict[str, Any]) ->
     blocks = [*_listed(config.get("down_block_types")), config.get("mid_block_type", "UNetMidBlock2DCrossAttn")]
     reads_prompt = config.get("down_block_types") is None or any("Cross" in str(block) for block in blocks)
     if reads_prompt and config.get(CROSS_ATTENTION, 1280) != unet.get(CROSS_ATTENTION, 1280):
-        return f"{CROSS_ATTENTION} is {config.get(CROSS_ATTENTION, 1280)!s:.100}, not {unet.get(CROSS_ATTENTION)!s:.100}"
+        return (
+            f"{CROSS_ATTENTION} is {config.get(CROSS_ATTENTION, 1280)!s:.100}, not {unet.get(CROSS_ATTENTION)!s:.100}"
+        )
     if config.get("addition_embed_type") not in (None, unet.get("addition_embed_type")):
         return f"addition_embed_type is {config['addition_embed_type']!s:.100}, which the model has not"
     if config.get("addition_embed_type") is not None and config.get(POOLED) != unet.get(POOLED):

@@ -103,7 +103,8 @@ class Opened:
     def __init__(self, source: Source | Path, family: FamilyName) -> None:
         self.family: FamilyName = family
         self.layout = verify(source, family)
-        self.controls, self.control_problems = verify_controls(source, self.layout)
+        self.controls, problems = verify_controls(source, self.layout)
+        self.control_problems: dict[str, ControlProblem] = {**problems}
         self.index = read_json(self.layout.index)
         self._tokenizers: dict[str, Any] = {}
 

@@ -101,7 +101,9 @@ def _verify_hints(source: Source, layout: Layout) -> None:
         raise CheckpointProblem(f"{place}: neither a FLUX.1 that takes a prompt alone nor one that takes a hint")
     takes_hint = channels != answered
     if takes_hint and not source.controls:
-        raise CheckpointProblem(f"{place}, so it takes a hint: write which under controls, such as controls: {{canny: {{}}}}")
+        raise CheckpointProblem(
+            f"{place}, so it takes a hint: write which under controls, such as controls: {{canny: {{}}}}"
+        )
     if source.controls and not takes_hint:
         raise CheckpointProblem(f"{place}, so it takes no hint: leave controls out of its entry")
 
