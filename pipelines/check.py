@@ -13,6 +13,7 @@ import msgspec
 
 from pipelines.messages import Finding, ModelSpec
 from pipelines.weights.adapter_file import find_adapter_problem
+from pipelines.weights.control_file import verify_controls
 from pipelines.weights.files import CheckpointProblem, element_count
 from pipelines.weights.layout import source_of
 from pipelines.weights.verify import verify
@@ -21,12 +22,15 @@ from pipelines.weights.verify import verify
 def finding(spec: ModelSpec) -> Finding:
     found = {name: find_adapter_problem(Path(path), spec.family) for name, path in spec.loras.items()}
     loras = {name: problem for name, problem in found.items() if problem is not None}
+    source = source_of(spec)
     try:
-        parts = verify(source_of(spec), spec.family).weights.values()
+        layout = verify(source, spec.family)
+        sound, broken = verify_controls(source, layout)
     except CheckpointProblem as problem:
         return Finding(spec.id, str(problem), loras=loras)
+    parts = (*layout.weights.values(), *sound.values())
     weights = {part.name: sum(element_count(file, part.prefix) for file in part.files) for part in parts}
-    return Finding(spec.id, None, weights, loras)
+    return Finding(spec.id, None, weights, loras, {kind: str(problem) for kind, problem in broken.items()})
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import msgspec
 M = TypeVar("M")
 FRAME_HEADER = struct.Struct(">I")
 # A picture of 4096 x 4096 in any format stays below; a longer frame means that the stream is out of step.
-MAX_FRAME_BYTES = 256 * 1024 * 1024
+MAX_FRAME_BYTES = 384 * 1024 * 1024
 
 # `checkpoint` is the sampler that the model's own configuration names.
 SamplerName = Literal[
@@ -45,7 +45,11 @@ SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
 # What encoding, decoding and writing cost beside a denoise step of one row.
 FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
-FailureCode = Literal["generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable"]
+FailureCode = Literal[
+    "generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable", "control_unavailable"
+]
+# What a hint beside the prompt is a picture of: edges, white on black; or distances, near is light.
+ControlKind = Literal["canny", "depth"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 # on_demand: a model comes when it is asked for, and leaves when others need the room. at_start: it also comes at the
 # start. keep: at the start, and leaves after all others. pin: at the start, and never leaves.
@@ -73,7 +77,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
     which of a folder's weights, such as fp16. parts: component -> the file or folder that it comes from. is_pulled:
     whether `safelight models pull` puts it there. loading: when it comes to the device, and whether it leaves. dtype,
     fit, attention, compile: how it is held and computed; auto: what is best on the device. loras: the adapters that
-    requests may name -> their files; lora_cache_bytes: how much those not in use may keep.
+    requests may name -> their files; lora_cache_bytes: how much those not in use may keep. controls: the hints that
+    requests may bring -> the folder of the ControlNet that reads it, or None where the checkpoint itself was made for
+    it.
     """
 
     id: str
@@ -91,6 +97,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     compile: Compile = "off"
     loras: dict[str, str] = msgspec.field(default_factory=dict)
     lora_cache_bytes: int = 1024 * 1024 * 1024
+    controls: dict[ControlKind, str | None] = msgspec.field(default_factory=dict)
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -116,12 +123,14 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 class Finding(msgspec.Struct, frozen=True):
     """What a look at a model's files says. weights: how many numbers each component holds. loras: adapter -> what is
-    wrong with its file, for those that cannot be used; the model itself is served all the same."""
+    wrong with its file, for those that cannot be used; the model itself is served all the same. controls: likewise, by
+    kind."""
 
     id: str
     problem: str | None
     weights: dict[str, int] = msgspec.field(default_factory=dict)
     loras: dict[str, str] = msgspec.field(default_factory=dict)
+    controls: dict[ControlKind, str] = msgspec.field(default_factory=dict)
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -153,6 +162,20 @@ class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float
 
 
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A hint beside the prompt, and how strongly it acts.
+
+    hint: width x height x 3 bytes of RGB, row by row. scale: 0 is not at all, 1 as trained. start, end: the shares of
+    the job's own denoise steps between which it acts, 0 <= start < end <= 1.
+    """
+
+    kind: ControlKind
+    hint: bytes
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
 class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a picture. The seed is fixed by the server, so that a second try draws the same one.
 
@@ -160,7 +183,7 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     empty one: a checkpoint may ask for zeros in its place. image: the picture to start from, width x height x 3 bytes
     of RGB, row by row. mask: width x height bytes beside an image, 128 and above where it may change. strength: in
     (0, 1], how much of the noise schedule an image goes through; without an image it means nothing. loras: the adapters
-    that act, each once; their order is of no effect.
+    that act, each once; their order is of no effect. control: a hint that the model takes, in the picture's size.
     """
 
     prompt: str
@@ -175,6 +198,7 @@ class DrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mask: bytes | None = None
     strength: float = 1.0
     loras: tuple[Lora, ...] = ()
+    control: Control | None = None
 
 
 # What is told of a picture, by name.

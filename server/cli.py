@@ -125,6 +125,9 @@ def draw_command(
     lora: Annotated[
         list[str] | None, typer.Option(help="An adapter, as NAME or NAME:SCALE; may be given several times.")
     ] = None,
+    control: Annotated[str | None, typer.Option(help="What the control image shows: canny or depth.")] = None,
+    control_image: Annotated[Path | None, typer.Option(help="A picture file: edges or depth to keep to.")] = None,
+    control_scale: Annotated[float | None, typer.Option(help="How strongly the control image acts.")] = None,
     server: SERVER_FLAG = DEFAULT_SERVER,
     key: KEY_FLAG = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
@@ -144,9 +147,11 @@ def draw_command(
         "style": style,
         "strength": strength,
         "loras": [client.lora_of(text) for text in lora] if lora else None,
+        "control": control,
+        "control_scale": control_scale,
     }
     try:
-        order = order_of(values, {"image": image, "mask": mask}, output, server, key)
+        order = order_of(values, {"image": image, "mask": mask, "control_image": control_image}, output, server, key)
         with client.progress_bars(is_quiet=as_json) as bars:
             drawn = client.draw(order, bars)
     except (client.DrawingFailed, OSError) as problem:
@@ -176,18 +181,20 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
     """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model or
-    an adapter cannot be used."""
+    an adapter or a ControlNet cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
         typer.echo(f"{finding.id}: {finding.problem or 'ok'}")
         for name, problem in finding.loras.items():
             typer.echo(visible(f"{finding.id}, adapter {name}: {problem}"))
+        for kind, problem in finding.controls.items():
+            typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
-    broken = {finding.id for finding in findings if finding.problem or finding.loras} | nowhere
+    broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
     raise typer.Exit(1 if broken else 0)
 

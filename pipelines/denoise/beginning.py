@@ -33,13 +33,14 @@ from pipelines.messages import DrawParams, FamilyName, steps_after
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """Where a family paints. channels: of a latent; arrange: from (1, C, h, w) to the shape that the denoiser works
-    in."""
+    in. encodes_hints: the denoiser sees a job's hint as latents beside its own."""
 
     vae: AutoencoderKL
     channels: int
     device: torch.device
     dtype: torch.dtype
     arrange: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
+    encodes_hints: bool = False
 
     @property
     def scale(self) -> int:
@@ -59,31 +60,36 @@ def begin_all(
     one_by_one: bool,
     sets: Sequence[AdapterSet],
 ) -> list[DenoiseState]:
-    """The states of jobs before their first step. All have pictures of one size, or none.
+    """The states of jobs before their first step. All have pictures and hints of one size, or none.
 
     one_by_one: encode one picture at a time, so that what it becomes depends on no other. sets: each job's adapters.
     """
     states = []
-    pictures = _encode_pictures(canvas, batch, one_by_one)
-    for params, conditioning, picture, adapters in zip(batch, conditions, pictures, sets, strict=True):
+    pictures = _encoded(canvas, [params.image for params in batch], batch, one_by_one)
+    hints = _encoded(canvas, [_hint_of(canvas, params) for params in batch], batch, one_by_one)
+    for params, conditioning, picture, hint, adapters in zip(batch, conditions, pictures, hints, sets, strict=True):
         sampler = sampler_for(params)
         timesteps = sampler.timesteps
         if picture is not None:
             timesteps = timesteps_after(sampler, params.steps, steps_after(family, params.steps, params.strength))
-        state = begin(canvas, params, conditioning, sampler, timesteps, picture)
+        state = begin(canvas, params, conditioning, sampler, timesteps, picture, hint)
         state.adapters = adapters
         states.append(state)
     return states
 
 
-def _encode_pictures(
-    canvas: Canvas, batch: Sequence[DrawParams], one_by_one: bool
+def _hint_of(canvas: Canvas, params: DrawParams) -> bytes | None:
+    return params.control.hint if canvas.encodes_hints and params.control is not None else None
+
+
+def _encoded(
+    canvas: Canvas, pictures: Sequence[bytes | None], batch: Sequence[DrawParams], one_by_one: bool
 ) -> list[DiagonalGaussianDistribution | None]:
     """What the autoencoder makes of each job's picture; None for jobs that have none."""
-    places = [place for place, params in enumerate(batch) if params.image is not None]
+    places = [place for place, picture in enumerate(pictures) if picture is not None]
     encoded: list[DiagonalGaussianDistribution | None] = [None] * len(batch)
     for group in grouped(places, one_by_one):
-        pixels = torch.cat([_pixels(batch[place]) for place in group])
+        pixels = torch.cat([_pixels(pictures[place], batch[place]) for place in group])
         for place, distribution in zip(group, picture_distributions(canvas.vae, pixels), strict=True):
             encoded[place] = distribution
     return encoded
@@ -96,10 +102,12 @@ def begin(
     sampler: Any,
     timesteps: torch.Tensor,
     picture: DiagonalGaussianDistribution | None,
+    hint: DiagonalGaussianDistribution | None = None,
 ) -> DenoiseState:
     """The state of a job before its first step."""
     generator = seeded_generator(params.seed)
     shape = canvas.latent_shape(params)
+    beside = None if hint is None else _beside(canvas, params, hint, generator)
     clean = None if picture is None else to_denoiser_scale(canvas.vae, picture.sample(generator)).to(canvas.dtype)
     noise = first_noise(shape, generator, canvas.device, canvas.dtype)
     if clean is None or _starts_from_noise(params, sampler):
@@ -116,11 +124,21 @@ def begin(
         height_px=params.height_px,
         width_px=params.width_px,
         repaint=None if clean is None else _repaint(canvas, params, clean, noise, generator),
+        beside=beside,
     )
 
 
-def _pixels(params: DrawParams) -> torch.Tensor:
-    return pixels_of(params.image or b"", params.width_px, params.height_px)
+def _beside(
+    canvas: Canvas, params: DrawParams, hint: DiagonalGaussianDistribution, generator: torch.Generator
+) -> torch.Tensor:
+    """Before all else that is drawn from the generator, but for the masked picture that diffusers encodes first."""
+    if params.mask is not None:
+        first_noise(canvas.latent_shape(params), generator, canvas.device, canvas.dtype)
+    return canvas.arrange(to_denoiser_scale(canvas.vae, hint.sample(generator)).to(canvas.dtype))
+
+
+def _pixels(picture: bytes | None, params: DrawParams) -> torch.Tensor:
+    return pixels_of(picture or b"", params.width_px, params.height_px)
 
 
 def _starts_from_noise(params: DrawParams, sampler: object) -> bool:
@@ -134,6 +152,7 @@ def _repaint(
     if params.mask is None:
         return None
     mask = latent_mask(mask_of(params.mask, params.width_px, params.height_px), *clean.shape[-2:]).to(clean)
-    # Diffusers encodes the masked picture here, for models that want it as an input, and draws as much for all others.
-    first_noise(clean.shape, generator, canvas.device, canvas.dtype)
+    if not canvas.encodes_hints:
+        # Diffusers encodes the masked picture here, for models that want it as an input, and draws as much for others.
+        first_noise(clean.shape, generator, canvas.device, canvas.dtype)
     return Repaint(canvas.arrange(clean), canvas.arrange(noise), canvas.arrange(mask.expand(clean.shape)))

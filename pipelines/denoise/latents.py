@@ -27,8 +27,13 @@ def first_noise(
 
 def pixels_of(rgb: bytes, width_px: int, height_px: int) -> torch.Tensor:
     """Pixels (1, 3, H, W) in [-1, 1] in float32, from RGB bytes row by row."""
+    return shares_of(rgb, width_px, height_px) * 2 - 1
+
+
+def shares_of(rgb: bytes, width_px: int, height_px: int) -> torch.Tensor:
+    """Pixels (1, 3, H, W) in [0, 1] in float32, from RGB bytes row by row."""
     values = torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(1, height_px, width_px, 3)
-    return values.permute(0, 3, 1, 2).float() / 255 * 2 - 1
+    return values.permute(0, 3, 1, 2).float() / 255
 
 
 def mask_of(gray: bytes, width_px: int, height_px: int) -> torch.Tensor:

@@ -38,12 +38,31 @@ class Repaint:
     mask: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """A hint and the network that reads it, which has no type of its own in diffusers' pipelines either.
+
+    pixels: (1, 3, H, W) in [0, 1]. scale: how strongly it acts. start, end: the shares of the steps between which.
+    """
+
+    network: Any
+    pixels: torch.Tensor
+    scale: float
+    start: float
+    end: float
+
+    def acts_in(self, step: int, steps: int) -> bool:
+        """step: from 0, of the job's own."""
+        return self.scale != 0 and step / steps >= self.start and (step + 1) / steps <= self.end
+
+
 @dataclass(slots=True)
 class DenoiseState:
     """latents: one row, in the sampler's scale. timesteps: those still to do when the job began; `step` counts the
     forwards already done. last: the latents before the last forward and its guided prediction, for previews. `sampler`
     is a diffusers scheduler, whose classes have no type in common. adapters: what acts beside the weights in every
-    forward; the state keeps them alive."""
+    forward; the state keeps them alive. guide: a hint for a network beside the denoiser. beside: latents that the
+    denoiser itself sees next to its own in every forward, in the same shape."""
 
     latents: torch.Tensor
     conditioning: Conditioning
@@ -57,6 +76,8 @@ class DenoiseState:
     step: int = 0
     last: tuple[torch.Tensor, torch.Tensor] | None = None
     adapters: AdapterSet = NO_ADAPTERS
+    guide: Guide | None = None
+    beside: torch.Tensor | None = None
 
     @property
     def steps(self) -> int:

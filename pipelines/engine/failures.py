@@ -12,6 +12,7 @@ import torch
 
 from pipelines.denoise.decode import NonFiniteResults
 from pipelines.families.adapters import AdapterUnavailable
+from pipelines.families.controls import ControlUnavailable
 from pipelines.messages import Failed, FailureCode
 from pipelines.weights.verify import CheckpointProblem
 
@@ -34,6 +35,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _explain(error: BaseException) -> tuple[FailureCode, str]:
     if isinstance(error, AdapterUnavailable):
         return "adapter_unavailable", f"The adapter {error.name!a} cannot be used with this model: {error.reason}."
+    if isinstance(error, ControlUnavailable):
+        return "control_unavailable", f"The control {error.kind!a} cannot be used with this model: {error.reason}."
     if isinstance(error, CheckpointProblem):
         return "model_unavailable", "The model's files are missing or damaged on this server."
     if is_out_of_memory(error) or isinstance(error, TooLarge):

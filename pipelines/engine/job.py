@@ -122,7 +122,7 @@ def _forwards(params: DrawParams) -> float:
 
 def _request_key(params: DrawParams) -> Hashable:
     """Equal for requests that differ in nothing but their prompt, their pictures and their seed."""
-    tasks = (params.image is not None, params.mask is not None, params.strength)
+    tasks = (params.image is not None, params.mask is not None, params.strength, params.control is not None)
     sizes = (params.width_px, params.height_px)
     ways = (params.steps, params.guidance_scale, params.sampler, params.negative_prompt, params.loras)
     return (*ways, *tasks, *sizes)

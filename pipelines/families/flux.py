@@ -3,7 +3,8 @@
 Knows tensors of FLUX.1; knows no jobs, queues or other families.
 Invariant: for the same seed the picture is the one that diffusers' Flux pipelines draw.
 Source: Black Forest Labs, FLUX.1 (2024); diffusers 0.42 for its conventions. schnell is distilled to few steps without
-guidance; dev takes the guidance scale as an input. Neither has a second row for a negative prompt.
+guidance; dev takes the guidance scale as an input. Neither has a second row for a negative prompt. The Canny and Depth
+variants of dev see a hint as latents beside those of the picture.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
+from diffusers import FluxTransformer2DModel
 
 from pipelines.denoise.adapters import DENOISER
 from pipelines.denoise.beginning import Canvas, begin_all
@@ -26,6 +28,7 @@ from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance_all
 from pipelines.families.adapters import AdapterShelf
 from pipelines.families.contract import FamilyOptions
+from pipelines.families.controls import ControlUnavailable
 from pipelines.messages import DrawParams
 from pipelines.weights.load import FluxComponents
 
@@ -45,10 +48,11 @@ class Flux:
         self._takes_guidance = bool(parts.transformer.config.guidance_embeds)
         self._canvas = Canvas(
             parts.vae,
-            parts.transformer.config.in_channels // PATCH**2,
+            (parts.transformer.config.out_channels or parts.transformer.config.in_channels) // PATCH**2,
             parts.device,
             parts.dtype,
             pack,
+            encodes_hints=takes_hint(parts.transformer),
         )
         self._denoiser = Denoiser(parts.transformer, options.compiling)
         models = {
@@ -64,6 +68,8 @@ class Flux:
 
     @torch.inference_mode()
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
+        for params in batch:
+            self._check_hint(params)
         sets = [self._adapters.chosen(params.loras) for params in batch]
         encoded = self._cache.encoded_under(sets, [[params.prompt] for params in batch])
         conditions = [
@@ -81,7 +87,7 @@ class Flux:
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
         row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
-        latents = joined([state.latents for state in states], row_count)
+        latents = joined([_seen(state) for state in states], row_count)
         predictions = self._denoiser(
             states[0].adapters,
             hidden_states=latents,
@@ -107,6 +113,12 @@ class Flux:
 
     def footprint(self, params: DrawParams) -> int:
         return footprint_bytes(params, self._parts.dtype)
+
+    def _check_hint(self, params: DrawParams) -> None:
+        """A transformer that was made for hints cannot do without one, and no other has a place for it."""
+        if (params.control is not None) != self._canvas.encodes_hints:
+            kind = params.control.kind if params.control is not None else "none"
+            raise ControlUnavailable(kind, "the model was made to draw " + ("with" if kind == "none" else "without"))
 
     def _token_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
         """Height and width of a picture in tokens."""
@@ -136,3 +148,14 @@ class Flux:
         length = DEV_TEXT_TOKENS if self._takes_guidance else SCHNELL_TEXT_TOKENS
         states = parts.text_encoder_2(token_ids(parts.tokenizer_2, texts, length, parts.device))[0].to(parts.dtype)
         return separated(states, pooled)
+
+
+def takes_hint(transformer: FluxTransformer2DModel) -> bool:
+    """Whether a hint's latents stand beside those of the picture: FLUX.1-Canny and -Depth."""
+    config = transformer.config
+    return bool(config.in_channels == 2 * (config.out_channels or config.in_channels))
+
+
+def _seen(state: DenoiseState) -> torch.Tensor:
+    """The tokens (1, T, C) as the transformer sees them, with those of the hint beside them."""
+    return state.latents if state.beside is None else torch.cat([state.latents, state.beside], dim=-1)

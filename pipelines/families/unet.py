@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from pipelines.denoise.adapters import DENOISER
 from pipelines.denoise.beginning import Canvas, begin_all
 from pipelines.denoise.compiled import Denoiser
+from pipelines.denoise.control import residuals_of
 from pipelines.denoise.decode import decode_pictures, footprint_bytes
 from pipelines.denoise.guidance import is_guided
 from pipelines.denoise.preview import predicted_clean
@@ -25,7 +26,9 @@ from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance_all
 from pipelines.families.adapters import AdapterShelf
 from pipelines.families.contract import FamilyOptions
+from pipelines.families.controls import guide_of
 from pipelines.messages import DrawParams, FamilyName
+from pipelines.weights.control import ControlNets
 
 
 class UnetParts(Protocol):
@@ -41,6 +44,8 @@ class UnetParts(Protocol):
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
+    @property
+    def controls(self) -> ControlNets: ...
 
 
 class Prompts(Protocol):
@@ -82,13 +87,18 @@ class UnetModel:
 
     @torch.inference_mode()
     def prepare(self, batch: Sequence[DrawParams]) -> list[DenoiseState]:
+        parts = self._parts
+        guides = [guide_of(params, parts.controls, parts.device, parts.dtype) for params in batch]
         sets = [self._adapters.chosen(params.loras) for params in batch]
         encoded = self._cache.encoded_under(sets, [self._prompts.texts(params) for params in batch])
         conditions = [self._prompts.condition(params, texts) for params, texts in zip(batch, encoded, strict=True)]
-        return begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._encodes_alone, sets)
+        states = begin_all(self._canvas, self._family, batch, conditions, self._sampler, self._encodes_alone, sets)
+        for state, guide in zip(states, guides, strict=True):
+            state.guide = guide
+        return states
 
     def batch_key(self, state: DenoiseState) -> Hashable:
-        """Latent shape, conditioning shape, dtype and adapters: guidance, steps, seed, sampler and task may differ."""
+        """Latent shape, conditioning shape, dtype and adapters; guidance, steps, sampler, task and hint may differ."""
         shapes = (tuple(state.latents.shape[1:]), tuple(state.conditioning.states.shape[1:]))
         return (*shapes, state.latents.dtype, state.adapters.key(DENOISER))
 
@@ -96,12 +106,16 @@ class UnetModel:
     def denoise_step(self, states: Sequence[DenoiseState]) -> None:
         row_count = self._options.padded_rows
         token_states, extras = conditioning_rows(states, row_count)
+        latents = [latent_rows(state) for state in states]
+        down, middle = residuals_of(states, latents, row_count) or (None, None)
         predictions = self._denoiser(
             states[0].adapters,
-            joined([latent_rows(state) for state in states], row_count),
+            joined(latents, row_count),
             joined([timestep_rows(state) for state in states], row_count),
             encoder_hidden_states=token_states,
             added_cond_kwargs=extras or None,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
         advance_all(states, predictions)

@@ -13,7 +13,7 @@ import torch
 from pipelines.messages import ModelSpec
 from pipelines.residency.holding import Component
 from pipelines.weights.digest import FileDigests, component_digest, model_digest
-from pipelines.weights.files import element_count
+from pipelines.weights.files import CheckpointProblem, element_count
 from pipelines.weights.layout import Weights, source_of
 from pipelines.weights.load import MODEL_CLASSES, Opened
 from pipelines.weights.treatment import Treatment, treatment_of
@@ -50,7 +50,23 @@ def survey(spec: ModelSpec, device: torch.device, budget_bytes: int, digests: Fi
         )
         for name, part in parts.items()
     }
+    components |= _controls(opened, treatment, digests)
     return Surveyed(opened, model_digest(opened.layout, digests), components, treatment)
+
+
+def _controls(opened: Opened, treatment: Treatment, digests: FileDigests) -> dict[str, Component]:
+    """The model's ControlNets, each a component of its own. One whose files cannot be read is left out, and only
+    those who name it are told."""
+    components = {}
+    for name, part in tuple(opened.controls.items()):
+        held = treatment.of(name)
+        try:
+            digests.trust(part.config.parent)
+            digest = component_digest(part, "ControlNetModel", str(held), digests)
+            components[name] = Component(digest, held.size_of(_weight_count(part)), is_estimate=True)
+        except CheckpointProblem as problem:
+            opened.leave_out(name, problem)
+    return components
 
 
 def _weight_count(part: Weights) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.messages import FamilyName, ModelSpec
+from pipelines.messages import ControlKind, FamilyName, ModelSpec
 from pipelines.weights.files import CheckpointProblem, read_json, tensor_names
 from pipelines.weights.original_names import GUIDANCE, prefix_of, recognised, sampler_changes
 from pipelines.weights.published import PUBLISHED, published_folder
@@ -45,11 +45,12 @@ COMPONENTS_BY_FAMILY: dict[FamilyName, Classes] = {
     "sd21": SD21_COMPONENTS,
     "flux": FLUX_COMPONENTS,
 }
+DENOISER_STEM = "diffusion_pytorch_model"
 # How a component's weight files are called in a folder, before variant and suffix.
 STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "transformer": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
+    "unet": DENOISER_STEM,
+    "transformer": DENOISER_STEM,
+    "vae": DENOISER_STEM,
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
@@ -65,7 +66,8 @@ class Source:
     path: a diffusers folder, or a single .safetensors file. rest: a diffusers folder for what `path` does not hold.
     config: the configuration of weights in single files: the name of a published one, or a folder laid out like one.
     variant: which variant of the folder's weights, such as fp16. parts: component -> its own file or folder.
-    pulled_as: the id under which `safelight models pull` puts it there; None where nobody fetches it.
+    pulled_as: the id under which `safelight models pull` puts it there; None where nobody fetches it. controls: hint ->
+    the folder of the ControlNet that reads it, or None where the checkpoint itself was made for it.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class Source:
     variant: str | None = None
     parts: Mapping[str, Path] = field(default_factory=dict)
     pulled_as: str | None = None
+    controls: Mapping[ControlKind, Path | None] = field(default_factory=dict)
 
     @property
     def is_file(self) -> bool:
@@ -126,6 +129,7 @@ def source_of(spec: ModelSpec) -> Source:
         spec.variant,
         {name: Path(path) for name, path in spec.parts.items()},
         spec.id if spec.is_pulled else None,
+        {kind: None if path is None else Path(path) for kind, path in spec.controls.items()},
     )
 
 
@@ -242,6 +246,11 @@ def _configuration_roots(source: Source, family: FamilyName, names: frozenset[st
     )
 
 
+def weights_in(folder: Path, name: str) -> Weights:
+    """Those of a component that lies in a folder of its own. Raises CheckpointProblem when the choice is not clear."""
+    return _in_folder(name, folder, None)
+
+
 def _named_configuration(name: str) -> Path:
     if name in PUBLISHED:
         return published_folder(name)
@@ -252,9 +261,10 @@ def _named_configuration(name: str) -> Path:
 
 def _in_folder(name: str, folder: Path, variant: str | None) -> Weights:
     """The weights of one component's folder. Raises CheckpointProblem when the choice is not clear."""
-    forms = _forms(folder, STEMS[name])
+    stem = STEMS.get(name, DENOISER_STEM)
+    forms = _forms(folder, stem)
     chosen = _choose_variant(folder, variant, sorted(forms)) if forms or variant else ""
-    found = forms.get(chosen, [folder / (STEMS[name] + FILE_SUFFIX)])
+    found = forms.get(chosen, [folder / (stem + FILE_SUFFIX)])
     if len(found) > 1:
         both = " and ".join(sorted(path.name for path in found))
         raise CheckpointProblem(f"{folder} holds {both}, and only one of them can be meant: remove the other")

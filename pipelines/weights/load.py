@@ -7,18 +7,20 @@ Invariant: only safetensors are read, nothing is fetched, no code from a model's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, FluxTransformer2DModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from pipelines.denoise.sampler import SamplerSource
 from pipelines.messages import FamilyName
 from pipelines.weights.component import load_component
+from pipelines.weights.control import ControlNets, by_kind, load_control, without_controls
+from pipelines.weights.control_file import DAMAGED, PREFIX, ControlProblem, verify_controls
 from pipelines.weights.files import CheckpointProblem, read_json
 from pipelines.weights.layout import Source
 from pipelines.weights.verify import verify
@@ -38,6 +40,7 @@ class SdxlComponents:
     force_zeros_for_empty_prompt: bool
     device: torch.device
     dtype: torch.dtype
+    controls: ControlNets = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Sd21Components:
     sampler: SamplerSource
     device: torch.device
     dtype: torch.dtype
+    controls: ControlNets = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +95,37 @@ Modules = Mapping[str, Any]
 class Opened:
     """A verified model, from which components are loaded one by one.
 
-    Raises CheckpointProblem when its files are not sound.
+    controls: its ControlNets, by the names of their components; control_problems: why others cannot be used, by kind.
+
+    Raises CheckpointProblem when its files are not sound; those of a ControlNet are no part of it.
     """
 
     def __init__(self, source: Source | Path, family: FamilyName) -> None:
         self.family: FamilyName = family
         self.layout = verify(source, family)
+        self.controls, problems = verify_controls(source, self.layout)
+        self.control_problems: dict[str, ControlProblem] = {str(kind): problem for kind, problem in problems.items()}
         self.index = read_json(self.layout.index)
         self._tokenizers: dict[str, Any] = {}
 
     def module(self, name: str, device: torch.device, dtype: torch.dtype) -> Any:
         """A component with weights. Convolutions on a CUDA device run in channels_last, which tensor cores want."""
-        cls = MODEL_CLASSES[self.family][name]
-        loaded = load_component(cls, self.layout.weights[name], device, dtype)
-        if device.type == "cuda" and cls in (UNet2DConditionModel, AutoencoderKL):
+        if name in self.controls:
+            loaded = load_control(self.controls[name], device, dtype)
+        else:
+            loaded = load_component(MODEL_CLASSES[self.family][name], self.layout.weights[name], device, dtype)
+        if device.type == "cuda" and isinstance(loaded, UNet2DConditionModel | AutoencoderKL | ControlNetModel):
             loaded = loaded.to(memory_format=torch.channels_last)
         return loaded
 
+    def leave_out(self, control: str, problem: CheckpointProblem) -> None:
+        """Do without a ControlNet, by the name of its component, whose files were found bad since."""
+        del self.controls[control]
+        self.control_problems[control.removeprefix(PREFIX)] = ControlProblem(str(problem), DAMAGED)
+
     def modules(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """All components with weights."""
-        return {name: self.module(name, device, dtype) for name in MODEL_CLASSES[self.family]}
+        return {name: self.module(name, device, dtype) for name in (*MODEL_CLASSES[self.family], *self.controls)}
 
     def tokenizer(self, cls: Any, name: str) -> Any:
         """Read once, and kept."""
@@ -130,20 +145,28 @@ class Opened:
 def sdxl_parts(opened: Opened, modules: Modules, device: torch.device, dtype: torch.dtype) -> SdxlComponents:
     """Raises CheckpointProblem when a tokenizer or the sampler's configuration is not sound."""
     return SdxlComponents(
-        **modules,
+        **without_controls(modules),
         tokenizer=opened.tokenizer(CLIPTokenizer, "tokenizer"),
         tokenizer_2=opened.tokenizer(CLIPTokenizer, "tokenizer_2"),
         sampler=opened.sampler(),
         force_zeros_for_empty_prompt=bool(opened.index.get("force_zeros_for_empty_prompt", True)),
         device=device,
         dtype=dtype,
+        controls=by_kind(modules, opened.control_problems),
     )
 
 
 def sd21_parts(opened: Opened, modules: Modules, device: torch.device, dtype: torch.dtype) -> Sd21Components:
     """Raises CheckpointProblem when the tokenizer or the sampler's configuration is not sound."""
     tokenizer = opened.tokenizer(CLIPTokenizer, "tokenizer")
-    return Sd21Components(**modules, tokenizer=tokenizer, sampler=opened.sampler(), device=device, dtype=dtype)
+    return Sd21Components(
+        **without_controls(modules),
+        tokenizer=tokenizer,
+        sampler=opened.sampler(),
+        device=device,
+        dtype=dtype,
+        controls=by_kind(modules, opened.control_problems),
+    )
 
 
 def flux_parts(opened: Opened, modules: Modules, device: torch.device, dtype: torch.dtype) -> FluxComponents:

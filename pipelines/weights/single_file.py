@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, FluxTransformer2DModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
@@ -85,6 +85,8 @@ def to_model_names(tensors: Tensors, model: Any) -> Tensors:
             return _clip(tensors, model)
         case T5EncoderModel():
             return _t5(tensors)
+        case ControlNetModel():
+            return tensors  # in diffusers' own names alone
     raise TypeError(f"no names are known for a {type(model).__name__}")
 
 

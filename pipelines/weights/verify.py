@@ -36,8 +36,10 @@ __all__ = [
     "as_source",
     "find_problem",
     "read_json",
+    "refuse_unsafe_files",
     "verify",
     "verify_safetensors",
+    "verify_weights",
 ]
 
 WEIGHT_FILES = {name: stem + FILE_SUFFIX for name, stem in STEMS.items()}
@@ -69,7 +71,7 @@ def verify(source: Source | Path, family: FamilyName) -> Layout:
     """
     source = as_source(source)
     for folder in source.folders:
-        _refuse_unsafe_files(folder)
+        refuse_unsafe_files(folder)
     layout = arrange(source, family)
     indexes = {folder: read_json(folder / "model_index.json") for folder in _indexed(source, layout)}
     for name, (library, classes) in COMPONENTS_BY_FAMILY[family].items():
@@ -77,11 +79,33 @@ def verify(source: Source | Path, family: FamilyName) -> Layout:
         if home.parent in indexes and home.name == name:
             _verify_class(home.parent, indexes[home.parent], name, library, classes)
         _verify_component(layout, name, classes)
+    _verify_hints(source, layout)
     return layout
 
 
 def as_source(source: Source | Path) -> Source:
     return Source(source) if isinstance(source, Path) else source
+
+
+def _verify_hints(source: Source, layout: Layout) -> None:
+    """Whether the entry says of a hint what the denoiser's configuration says.
+
+    A FLUX.1 transformer that takes one sees it as latents beside its own: twice the channels that it answers with.
+    """
+    if layout.family != "flux":
+        return
+    config = read_json(layout.weights["transformer"].config)
+    channels, answered = config.get("in_channels", 64), config.get("out_channels") or config.get("in_channels", 64)
+    place = f"{layout.weights['transformer'].config} takes {channels} channels and answers {answered}"
+    if channels not in (answered, 2 * answered):
+        raise CheckpointProblem(f"{place}: neither a FLUX.1 that takes a prompt alone nor one that takes a hint")
+    takes_hint = channels != answered
+    if takes_hint and not source.controls:
+        raise CheckpointProblem(
+            f"{place}, so it takes a hint: write which under controls, such as controls: {{canny: {{}}}}"
+        )
+    if source.controls and not takes_hint:
+        raise CheckpointProblem(f"{place}, so it takes no hint: leave controls out of its entry")
 
 
 def _indexed(source: Source, layout: Layout) -> list[Path]:
@@ -99,7 +123,7 @@ def _home_of(layout: Layout, name: str) -> Path:
     return layout.tokenizers.get(name, layout.scheduler.parent)
 
 
-def _refuse_unsafe_files(folder: Path) -> None:
+def refuse_unsafe_files(folder: Path) -> None:
     root = folder.resolve()
     for path in folder.rglob("*"):
         if path.suffix.lower() in UNSAFE_SUFFIXES:
@@ -128,7 +152,7 @@ def _verify_class(folder: Path, index: dict[str, Any], name: str, library: str, 
 
 def _verify_component(layout: Layout, name: str, classes: tuple[str, ...]) -> None:
     if name in layout.weights:
-        _verify_weights(layout.weights[name], classes)
+        verify_weights(layout.weights[name], classes)
     elif name in layout.tokenizers:
         forms = [layout.tokenizers[name] / file for file in TOKENIZER_FILES]
         read_json(next((form for form in forms if form.exists()), forms[0]))
@@ -137,7 +161,7 @@ def _verify_component(layout: Layout, name: str, classes: tuple[str, ...]) -> No
         read_json(layout.scheduler)
 
 
-def _verify_weights(part: Weights, classes: tuple[str, ...]) -> None:
+def verify_weights(part: Weights, classes: tuple[str, ...]) -> None:
     config = read_json(part.config)
     named = config.get("_class_name") or config.get("architectures")
     allowed = {known for one in classes for known in CONFIGURED_AS.get(one, (one,))}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from pipelines.messages import OutputFormat
+from pipelines.messages import ControlKind, OutputFormat
 from server.core.request import SEED_LIMIT, ResponseFormat
 
 MAX_PROMPT_CHARACTERS = 32_000
@@ -118,6 +118,23 @@ class CommonBody(BaseModel):
         None, gt=0, le=1, allow_inf_nan=False, description="How far the image may be left, above 0 and at most 1."
     )
 
+    control: Annotated[ControlKind | None, Allowed("'canny' and 'depth'")] = Field(
+        None,
+        description="What the control image shows: canny (edges, white on black) or depth (near is light). If absent, "
+        "the one that the model has.",
+    )
+    control_image: Annotated[ImageReference | None, Allowed(PICTURE)] = Field(
+        None, description="A hint beside the prompt, ready-made: a picture of edges or of depth."
+    )
+    control_scale: Annotated[float | None, Allowed("a number from 0 to 2")] = Field(
+        None, ge=0, le=2, allow_inf_nan=False, description="How strongly the hint acts, 0 to 2; 1 if absent."
+    )
+    control_start: Annotated[float | None, Allowed("a number from 0, below 'control_end'")] = Field(
+        None, ge=0, lt=1, allow_inf_nan=False, description="From which share of the steps on it acts; 0 if absent."
+    )
+    control_end: Annotated[float | None, Allowed("a number above 'control_start', at most 1")] = Field(
+        None, gt=0, le=1, allow_inf_nan=False, description="Up to which share of the steps it acts; 1 if absent."
+    )
     loras: Annotated[list[LoraChoice] | None, Allowed(LORAS)] = Field(
         None,
         description="Adapters that act on this picture, each named once; none if absent. A form holds them as JSON.",

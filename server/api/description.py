@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from pipelines.messages import ModelState
+from pipelines.messages import ControlKind, ModelState
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
 from server.core.request import EchoedQuality
 from server.images.store import FORMATS
@@ -144,6 +144,7 @@ class Model(_Described):
     device_bytes: int = Field(description="What of it is on the devices, parts shared with others too.")
     pinned: bool = Field(description="Whether it stays on a device.")
     loras: list[str] = Field(description="The adapters that requests may name with this model.")
+    controls: list[ControlKind] = Field(description="The kinds of control image that the model takes.")
 
 
 class ModelList(_Described):
@@ -262,7 +263,7 @@ def _form_of(body: type[CommonBody]) -> dict[str, Any]:
     """The same fields as parts of a form, with pictures as files."""
     schema = body.model_json_schema(ref_template=REFERENCE)
     fields = {name: _part_of(field) for name, field in schema["properties"].items() if name != "images"}
-    for name in fields.keys() & {"image", "mask"}:
+    for name in fields.keys() & {"image", "mask", "control_image"}:
         fields[name] |= {"format": "binary"}
     told = schema["properties"]["loras"]["description"]
     fields["loras"] = {"type": "string", "contentMediaType": "application/json", "description": told}

@@ -19,6 +19,7 @@ from server.core import errors
 # escapes the brackets.
 PICTURE_NAMES = dict.fromkeys(("image", "image[]", "image%5B%5D", "images", "images[]", "images%5B%5D"), "image")
 MASK_NAMES = dict.fromkeys(("mask", "mask[]", "mask%5B%5D"), "mask")
+CONTROL_NAMES = {"control_image": "control_image"}
 # Accepted without effect, and a file in OpenAI's own clients.
 IDLE_FILE = "markup"
 NESTED = re.compile(r"[a-z_]{1,40}(\[[a-z_]{1,40}\]){1,3}", re.ASCII)
@@ -51,7 +52,7 @@ def _list(text: str) -> object:
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("n", "seed", "steps", "num_inference_steps", "output_compression", "partial_images"), _integer),
     **dict.fromkeys(("frame_count", "frame_duration_ms"), _integer),
-    **dict.fromkeys(("guidance_scale", "strength"), _number),
+    **dict.fromkeys(("guidance_scale", "strength", "control_scale", "control_start", "control_end"), _number),
     "stream": _truth,
     "loras": _list,
 }
@@ -62,7 +63,7 @@ def values_of(parts: Sequence[Part]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     spellings: dict[str, str] = {}
     for part in parts:
-        param = PICTURE_NAMES.get(part.name) or MASK_NAMES.get(part.name)
+        param = PICTURE_NAMES.get(part.name) or MASK_NAMES.get(part.name) or CONTROL_NAMES.get(part.name)
         if param is not None:
             if spellings.setdefault(param, part.name) != part.name:
                 message = f"'{spellings[param]}' and '{part.name}' mean the same: use one of them."
@@ -76,7 +77,8 @@ def values_of(parts: Sequence[Part]) -> dict[str, Any]:
 def _take_scalar(values: dict[str, Any], part: Part) -> None:
     if part.is_file and part.name != IDLE_FILE:
         message = (
-            f"The part {errors.quoted(part.name)} was sent as a file; only 'image', 'mask' and 'markup' are files."
+            f"The part {errors.quoted(part.name)} was sent as a file; only 'image', 'mask', 'control_image' and "
+            "'markup' are files."
         )
         raise errors.invalid_parameter(_short(part.name), message)
     *objects, name = re.findall(r"[^\[\]]+", part.name) if NESTED.fullmatch(part.name) else [part.name]

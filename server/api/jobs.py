@@ -6,6 +6,8 @@ Invariant: a job says all that its picture depends on, so that a second try draw
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit, forwards
@@ -29,6 +31,7 @@ def job_of(
         mask=request.mask,
         strength=request.strength,
         loras=request.loras,
+        control=request.control,
     )
     facts = facts_of(request, params.seed) if has_facts else {}
     return Submit(
@@ -42,7 +45,8 @@ def job_of(
 
 
 def facts_of(request: ImageRequest, seed: int) -> Facts:
-    """What the picture can be drawn again from; the worker adds the digest of the weights."""
+    """What the picture can be drawn again from; the worker adds the digest of the weights. Of a hint it is the digest
+    of its pixels in the size that was drawn."""
     facts: Facts = {
         "model": request.model,
         "prompt": request.prompt,
@@ -57,6 +61,14 @@ def facts_of(request: ImageRequest, seed: int) -> Facts:
         facts["negative_prompt"] = request.negative_prompt
     if request.image is not None:
         facts["strength"] = request.strength
+    if request.control is not None:
+        facts |= {
+            "control": request.control.kind,
+            "control_scale": request.control.scale,
+            "control_start": request.control.start,
+            "control_end": request.control.end,
+            "control_sha256": hashlib.sha256(request.control.hint).hexdigest(),
+        }
     if request.loras:
         # As a request may say it again: facts have no lists of their own.
         facts["loras"] = msgspec.json.encode(request.loras).decode()

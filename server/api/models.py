@@ -42,4 +42,5 @@ def described(name: str, services: Services) -> dict[str, Any]:
         "device_bytes": sum(report.device_bytes for report in reports),
         "pinned": any(report.is_pinned for report in reports),
         "loras": sorted(services.catalogue.models[resolved].loras) if resolved else [],
+        "controls": sorted(services.catalogue.models[resolved].controls) if resolved else [],
     }

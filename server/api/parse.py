@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, SamplerName, steps_after
 from server.api.bodies import CommonBody, EditBody, GenerationBody, PromptedBody, VariationBody, allowed_text
+from server.api.control import CONTROL_IMAGE, OF_NETWORKS, chosen_control
 from server.api.loras import chosen_loras, lora_defaults, loras_refusal
 from server.api.sources import Source, one_source
 from server.core import errors
@@ -62,7 +63,7 @@ NEVER_OF_EFFECT = (
     "svg",
     "markup",
 )
-PICTURES = ("image", "images", "mask")
+PICTURES = ("image", "images", "mask", "control_image")
 MAX_WEBP_SIDE_PX = 16_383
 T = TypeVar("T")
 
@@ -71,8 +72,8 @@ T = TypeVar("T")
 class Parsed:
     """A request that is complete but for its pictures, and where these come from.
 
-    asked_size: None leaves the choice to the image or the model. ignored: the parameters that were accepted without
-    effect.
+    hint: the control image. asked_size: None leaves the choice to the images or the model. ignored: the parameters that
+    were accepted without effect.
     """
 
     request: ImageRequest
@@ -82,6 +83,7 @@ class Parsed:
     asked_size: Size | None
     is_stream: bool
     ignored: tuple[str, ...]
+    hint: Source | None = None
 
 
 def parse(
@@ -95,6 +97,7 @@ def parse(
     _check_provider(body)
     _check_background(body, model)
     image, mask = _sources(operation, values)
+    hint = None if values.get(CONTROL_IMAGE) is None else one_source(CONTROL_IMAGE, values[CONTROL_IMAGE])
     asked_size = _size(body.size, entry)
     loras = chosen_loras(body.loras, model, entry)
     own, style = lora_defaults(loras, entry), _style_preset(body, entry)
@@ -122,10 +125,11 @@ def parse(
         partial_images=(body.partial_images or 0) if is_stream and isinstance(body, PromptedBody) else 0,
         strength=1.0 if image is None else _strength(body, mask is not None, steps, entry),
         loras=loras,
+        control=chosen_control(body, hint is not None, model, entry),
     )
     _check_alone(body, image)
     _check_webp(request)
-    return Parsed(request, entry.limits, image, mask, asked_size, is_stream, _ignored(body, image, own, entry))
+    return Parsed(request, entry.limits, image, mask, asked_size, is_stream, _ignored(body, image, own, entry), hint)
 
 
 def default_response_format(
@@ -352,6 +356,7 @@ def _ignored(body: CommonBody, image: Source | None, own: QualityPreset, entry: 
         "output_compression": body.output_format in (None, "png"),
         "partial_images": not getattr(body, "stream", None),
         "input_fidelity": image is not None and body.strength is not None,
+        **dict.fromkeys(OF_NETWORKS, is_flux),
         **dict.fromkeys(NEVER_OF_EFFECT, True),
     }
     return tuple(name for name in type(body).model_fields if idle.get(name) and getattr(body, name) is not None)

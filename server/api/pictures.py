@@ -9,22 +9,44 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import msgspec
+
+from server.api.control import CONTROL_IMAGE
 from server.api.parse import Parsed
 from server.api.services import Services
 from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
-from server.core.request import ImageRequest
+from server.core.request import ImageRequest, Size
 from server.images.fetch import UnfetchableUrl, fetch_picture
 from server.images.inputs import refusal
 
 
 async def with_pictures(parsed: Parsed, services: Services) -> ImageRequest:
-    """The complete request. Raises SafelightError: 400 for the image or the mask."""
-    if parsed.image is None:
-        return parsed.request
-    image = await _obtained("image", parsed.image, services)
+    """The complete request. Raises SafelightError: 400 for the image, the mask or the control picture."""
+    request, asked_size = parsed.request, parsed.asked_size
+    if parsed.image is not None:
+        request = await _with_image(request, parsed.image, parsed, services)
+        asked_size = request.size
+    if parsed.hint is not None:
+        request = await _with_hint(request, parsed.hint, asked_size, parsed, services)
+    return request
+
+
+async def _with_image(request: ImageRequest, source: Source, parsed: Parsed, services: Services) -> ImageRequest:
+    image = await _obtained("image", source, services)
     mask = None if parsed.mask is None else await _obtained("mask", parsed.mask, services)
     inputs = await services.decoder.fit(image, mask, parsed.asked_size, parsed.limits)
-    return replace(parsed.request, size=inputs.size, image=inputs.image, mask=inputs.mask)
+    return replace(request, size=inputs.size, image=inputs.image, mask=inputs.mask)
+
+
+async def _with_hint(
+    request: ImageRequest, source: Source, asked_size: Size | None, parsed: Parsed, services: Services
+) -> ImageRequest:
+    """Placed as the image is; without an image and a size the hint's own shape is drawn."""
+    if request.control is None:
+        return request
+    content = await _obtained(CONTROL_IMAGE, source, services)
+    inputs = await services.decoder.fit(content, None, asked_size, parsed.limits, CONTROL_IMAGE)
+    return replace(request, size=inputs.size, control=msgspec.structs.replace(request.control, hint=inputs.image))
 
 
 async def _obtained(param: str, source: Source, services: Services) -> bytes:

@@ -19,6 +19,7 @@ from pipelines.messages import (
     SAMPLERS_BY_FAMILY,
     Attention,
     Compile,
+    ControlKind,
     DtypeName,
     FamilyName,
     Fit,
@@ -32,7 +33,7 @@ from server.core.request import Size
 
 SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 NAMED_SIZES = ("256x256", "512x512", "1024x1024", "1024x1792", "1792x1024", "1024x1536", "1536x1024")
-# An image and its mask are four bytes a pixel, and have to fit into one frame to the worker.
+# An image, its mask and a hint are seven bytes a pixel, and have to fit into one frame to the worker.
 MAX_PIXELS = 50_000_000
 QualityName = Literal["low", "standard", "hd"]
 StyleName = Literal["natural", "vivid"]
@@ -167,6 +168,14 @@ class LoraEntry(_Strict):
     defaults: QualityPreset = QualityPreset()
 
 
+class ControlEntry(_Strict):
+    """A kind of hint that requests may bring. source: the folder of a diffusers ControlNet; absent where the checkpoint
+    itself was made for the hint, as FLUX.1-Canny and -Depth."""
+
+    source: PathText | None = None
+    description: str = ""
+
+
 class ModelEntry(_Strict):
     """One model. All paths are relative to models.yaml.
 
@@ -179,7 +188,7 @@ class ModelEntry(_Strict):
     auto being what is best on the device. aliases: may hold * patterns. price_usd: of one picture, as it is told in
     `usage.cost`. loras: adapters that requests may name. loras_folder: every .safetensors file in it is one too, by its
     name; a folder is read once, when the server starts. lora_cache_bytes: how much the model keeps of adapters that are
-    not in use.
+    not in use. controls: the hints that requests may bring, canny and depth.
     """
 
     family: FamilyName
@@ -203,6 +212,25 @@ class ModelEntry(_Strict):
     loras: dict[LoraName, LoraEntry] = {}
     loras_folder: PathText | None = None
     lora_cache_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+    controls: dict[ControlKind, ControlEntry] = {}
+
+    @property
+    def needs_control(self) -> bool:
+        """Whether the checkpoint itself was made for a hint, and draws nothing without."""
+        return self.family == "flux" and bool(self.controls)
+
+    @model_validator(mode="after")
+    def _controls_fit(self) -> ModelEntry:
+        for kind, control in self.controls.items():
+            if self.family == "flux" and control.source is not None:
+                raise ValueError(
+                    f"the control '{kind}' has a source: FLUX.1 models are made for a hint themselves, and have none"
+                )
+            if self.family != "flux" and control.source is None:
+                raise ValueError(f"the control '{kind}' has no source: name the folder of its ControlNet")
+        if self.family == "flux" and len(self.controls) > 1:
+            raise ValueError("a FLUX.1 model is made for one kind of hint: name one under controls")
+        return self
 
     @model_validator(mode="after")
     def _loras_fit(self) -> ModelEntry:
@@ -368,6 +396,10 @@ class Catalogue:
             entry.compile,
             {name: self._absolute(lora.source) for name, lora in entry.loras.items() if lora.source is not None},
             entry.lora_cache_bytes,
+            {
+                kind: None if control.source is None else self._absolute(control.source)
+                for kind, control in entry.controls.items()
+            },
         )
 
     def _place(self, model: str, entry: ModelEntry) -> str:

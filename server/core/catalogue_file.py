@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from server.core.catalogue import (
     Catalogue,
     CatalogueFile,
+    ControlEntry,
     Defaults,
     Limits,
     LoraEntry,
@@ -146,7 +147,12 @@ def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
     at_depth: dict[int, type[BaseModel]] = {1: CatalogueFile, 3: ModelEntry}
     inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets, "hub": Hub}
-    preset: dict[str, type[BaseModel]] = {"quality": QualityPreset, "style": StylePreset, "loras": LoraEntry}
+    preset: dict[str, type[BaseModel]] = {
+        "quality": QualityPreset,
+        "style": StylePreset,
+        "loras": LoraEntry,
+        "controls": ControlEntry,
+    }
     if "loras" in location and location[-2] == "defaults":
         return list(QualityPreset.model_fields)
     model = at_depth.get(len(location)) or inner.get(str(location[-2])) or preset[str(location[-3])]

@@ -181,6 +181,15 @@ ADAPTER_UNAVAILABLE = ErrorRow(
     should_retry=False,
 )
 
+CONTROL_UNAVAILABLE = ErrorRow(
+    503,
+    UNAVAILABLE,
+    "control_unavailable",
+    "{reason}",
+    "the files of the ControlNet that `control` names are missing, damaged or for another model; others are served",
+    should_retry=False,
+)
+
 TABLE = tuple(row for row in globals().values() if isinstance(row, ErrorRow))
 
 

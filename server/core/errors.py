@@ -120,6 +120,10 @@ def adapter_unavailable(message: str) -> SafelightError:
     return SafelightError(error_table.ADAPTER_UNAVAILABLE, "loras", reason=message)
 
 
+def control_unavailable(message: str) -> SafelightError:
+    return SafelightError(error_table.CONTROL_UNAVAILABLE, "control", reason=message)
+
+
 def unknown_route(method: str, path: str) -> SafelightError:
     return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.messages import Lora, OutputFormat, SamplerName
+from pipelines.messages import Control, Lora, OutputFormat, SamplerName
 
 ResponseFormat = Literal["url", "b64_json"]
 Operation = Literal["generation", "edit", "variation"]
@@ -36,6 +36,7 @@ class ImageRequest:
     price_usd: of one picture. partial_images: how often an unfinished picture is shown. image: the picture to start
     from, RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
     far the image may be left; without an image it means nothing. loras: in the order in which they were named.
+    control: a hint beside the prompt, whose pixels come last of all.
     """
 
     operation: Operation
@@ -59,6 +60,7 @@ class ImageRequest:
     mask: bytes | None = field(default=None, repr=False)
     strength: float = 1.0
     loras: tuple[Lora, ...] = ()
+    control: Control | None = field(default=None, repr=False)
 
     def seed_of(self, index: int) -> int:
         """Picture i is drawn with seed + i, so that each can be drawn again alone. Wraps at 2**64."""

@@ -259,6 +259,8 @@ class Dispatcher:
             error = errors.model_unavailable(pending.submit.model)
         elif event.code == "adapter_unavailable":
             error = errors.adapter_unavailable(event.message)
+        elif event.code == "control_unavailable":
+            error = errors.control_unavailable(event.message)
         elif event.code == "insufficient_memory":
             error = errors.insufficient_memory(event.message)
         else:

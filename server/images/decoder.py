@@ -88,13 +88,19 @@ class Decoder:
         for _ in range(self._processes):
             self._places.release()
 
-    async def fit(self, image: bytes, mask: bytes | None, asked_size: Size | None, limits: Limits) -> ImageInputs:
-        """Without an asked size it is the image's own, made to fit the limits. Raises SafelightError."""
+    async def fit(
+        self, image: bytes, mask: bytes | None, asked_size: Size | None, limits: Limits, param: str = "image"
+    ) -> ImageInputs:
+        """Without an asked size it is the image's own, made to fit the limits. param: whose picture the image is.
+
+        Raises SafelightError.
+        """
+        question = FitImage(image, asked_size, limits.model_dump_json(), param)
         async with self._places:
             process = await self._take()
             try:
                 self._check_open()
-                return await self._fitted(process, image, mask, asked_size, limits)
+                return await self._fitted(process, question, mask)
             finally:
                 self._give_back(process)
 
@@ -144,12 +150,9 @@ class Decoder:
         else:
             process.close()
 
-    async def _fitted(
-        self, process: _Process, image: bytes, mask: bytes | None, asked_size: Size | None, limits: Limits
-    ) -> ImageInputs:
+    async def _fitted(self, process: _Process, question: FitImage, mask: bytes | None) -> ImageInputs:
         """Two questions, so that it is known which file a process dies of."""
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
-        question = FitImage(image, asked_size, limits.model_dump_json())
         fitted = (await self._ask(process, question, ImageFitted, deadline)).image
         placed = None if mask is None else await self._placed(process, mask, fitted, deadline)
         return ImageInputs(fitted.size, fitted.pixels, placed)

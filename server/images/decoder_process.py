@@ -38,11 +38,12 @@ class Ready(Message, frozen=True):
 
 
 class FitImage(Message, frozen=True):
-    """An image to fit; `limits` are the model's Limits as JSON."""
+    """An image to fit; `limits` are the model's Limits as JSON. param: whose picture it is."""
 
     content: bytes
     asked_size: Size | None
     limits: str
+    param: str = "image"
 
 
 class FitMask(Message, frozen=True):
@@ -92,7 +93,7 @@ def to_answer(body: bytes | bytearray) -> Answer:
 
 
 def param_of(question: Question) -> str:
-    return "image" if isinstance(question, FitImage) else "mask"
+    return question.param if isinstance(question, FitImage) else "mask"
 
 
 def answer(question: Question) -> Answer:
@@ -109,7 +110,7 @@ def _fitted(question: Question) -> ImageFitted | MaskFitted:
     if isinstance(question, FitMask):
         return MaskFitted(fit_mask(question.content, question.image_size, question.size))
     limits = Limits.model_validate_json(question.limits)
-    return ImageFitted(fit_image(question.content, question.asked_size, limits))
+    return ImageFitted(fit_image(question.content, question.asked_size, limits, question.param))
 
 
 def limit_this_process(memory_bytes: int) -> None:

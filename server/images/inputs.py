@@ -50,11 +50,11 @@ def fit(image: bytes, mask: bytes | None, asked_size: Size | None, limits: Limit
     return ImageInputs(fitted.size, fitted.pixels, placed)
 
 
-def fit_image(content: bytes, asked_size: Size | None, limits: Limits) -> FittedImage:
-    """Raises SafelightError."""
-    image = _decoded("image", content, decode_image)
+def fit_image(content: bytes, asked_size: Size | None, limits: Limits, param: str = "image") -> FittedImage:
+    """param: whose picture it is. Raises SafelightError."""
+    image = _decoded(param, content, decode_image)
     own_size = size_of(image)
-    _check_sides(own_size, limits)
+    _check_sides(param, own_size, limits)
     size = asked_size or limits.nearest(own_size)
     return FittedImage(own_size, size, cover_image(image, size))
 
@@ -90,7 +90,7 @@ def _decoded(param: str, content: bytes, decode: Callable[[bytes], Image]) -> Im
         raise refusal(param, f"the file {problem.reason}") from None
 
 
-def _check_sides(size: Size, limits: Limits) -> None:
+def _check_sides(param: str, size: Size, limits: Limits) -> None:
     if min(size.width_px, size.height_px) < limits.min_side_px:
         reason = f"it has {size} pixels, and each side must have at least {limits.min_side_px}"
-        raise refusal("image", reason)
+        raise refusal(param, reason)

@@ -12,7 +12,7 @@ import torch
 from pipelines.engine.faults import Fault, FaultPoints
 from pipelines.engine.runner import Runner
 from pipelines.families.contract import FamilyOptions
-from pipelines.messages import Cancelled, EngineOptions, Event, Failed, Image, ModelSpec, Submit
+from pipelines.messages import Cancelled, ControlKind, EngineOptions, Event, Failed, Image, ModelSpec, Submit
 from pipelines.residency.carrier import Carrier
 from pipelines.residency.holding import Budgets, Rules
 from pipelines.residency.models import Aside, Models
@@ -46,10 +46,11 @@ class Engine:
         carrier: Carrier | None = None,
         aside: Aside | None = None,
         loras: Mapping[str, str] | None = None,
+        controls: Mapping[ControlKind, str | None] | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         options = options or EngineOptions()
-        fields = {"loras": dict(loras or {}), **(changes or {})}
+        fields = {"loras": dict(loras or {}), "controls": dict(controls or {}), **(changes or {})}
         specs = [ModelSpec(name, one.family, str(one.folder), **fields) for name, one in checkpoints.items()]
         family_options = FamilyOptions(options.exact_rows, options.prompt_cache_bytes)
         ticks = itertools.count()

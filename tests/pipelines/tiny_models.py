@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -83,8 +84,23 @@ def write_tiny_sd21(folder: Path, *, predicts_velocity: bool) -> Path:
     return folder
 
 
-def write_tiny_flux(folder: Path, *, takes_guidance: bool) -> Path:
-    """FLUX.1: schnell has neither guidance nor shift, dev has both."""
+def write_control(folder: Path, model: Path, seed: int, *, strength: float = 0.3) -> Path:
+    """A ControlNet for the model's UNet, with random weights also where training begins with zeros."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    levels = len(AutoencoderKL.load_config(model / "vae")["block_out_channels"])
+    embedding = (8, 8, 16, 16, 16)[:levels]
+    network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=embedding)
+    ends = (*network.controlnet_down_blocks, network.controlnet_mid_block, network.controlnet_cond_embedding.conv_out)
+    for end in ends:
+        torch.nn.init.normal_(end.weight, std=strength)
+        torch.nn.init.normal_(end.bias, std=strength / 10)
+    network.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_tiny_flux(folder: Path, *, takes_guidance: bool, takes_hint: bool = False) -> Path:
+    """FLUX.1: schnell has neither guidance nor shift, dev has both. takes_hint: as the Canny and Depth variants."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER_FOLDER)
     t5_tokenizer = T5Tokenizer(vocab=_t5_vocabulary(), extra_ids=0)
@@ -98,7 +114,8 @@ def write_tiny_flux(folder: Path, *, takes_guidance: bool) -> Path:
         text_encoder_2=T5EncoderModel(_t5_config(len(t5_tokenizer))),
         tokenizer_2=t5_tokenizer,
         transformer=FluxTransformer2DModel(
-            in_channels=64,
+            in_channels=128 if takes_hint else 64,
+            out_channels=64,
             num_layers=1,
             num_single_layers=2,
             attention_head_dim=16,

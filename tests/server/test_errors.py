@@ -26,6 +26,7 @@ EVERY_ERROR = {
     "model_pinned": errors.model_pinned("demo-sdxl"),
     "forbidden_origin": errors.forbidden_origin(HOSTILE),
     "adapter_unavailable": errors.adapter_unavailable("The adapter 'brush' cannot be used: it is damaged."),
+    "control_unavailable": errors.control_unavailable("The control 'canny' cannot be used: it is damaged."),
     "unknown_route": errors.unknown_route("GET", HOSTILE),
     "method_not_allowed": errors.method_not_allowed(HOSTILE, "GET"),
     "file_not_found": errors.file_not_found(),

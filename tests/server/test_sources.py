@@ -293,5 +293,5 @@ def test_image_and_mask_are_fitted_alike() -> None:
     assert sum(abs(a - b) > 127 for a, b in zip(inputs.image[::3], inputs.mask, strict=True)) == 0
 
 
-def test_the_largest_picture_that_a_catalogue_allows_fits_into_a_frame_with_its_mask() -> None:
-    assert 4 * MAX_PIXELS + 1_000_000 < MAX_FRAME_BYTES
+def test_the_largest_picture_that_a_catalogue_allows_fits_into_a_frame_with_its_mask_and_a_hint() -> None:
+    assert 7 * MAX_PIXELS + 1_000_000 < MAX_FRAME_BYTES
