@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -49,7 +50,7 @@ def edges(width_px: int = 256, height_px: int = 256) -> bytes:
 HINT = base64.b64encode(edges()).decode()
 
 
-def drawn(server: ServerProcess, **body: object) -> bytes:
+def drawn(server: ServerProcess, **body: Any) -> bytes:
     reply = server.generate(prompt="a red circle", seed=3, response_format="b64_json", **body)
     assert reply.status_code == 200, reply.text
     return base64.b64decode(reply.json()["data"][0]["b64_json"])

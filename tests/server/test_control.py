@@ -53,6 +53,18 @@ def test_a_hint_comes_out_with_its_defaults_and_its_kind_where_the_model_has_one
     assert parsed(catalogue).request.control is None
 
 
+OUT_OF_RANGE: list[tuple[str, object]] = [
+    ("control_scale", -0.1),
+    ("control_scale", 2.1),
+    ("control_scale", "1"),
+    ("control_scale", float("nan")),
+    ("control_start", -0.1),
+    ("control_start", 1.0),
+    ("control_start", True),
+    ("control_end", 0),
+    ("control_end", 1.1),
+    ("control_end", []),
+]
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"control": "pose", "control_image": HINT}, "control", "'canny' and 'depth'"),
     ({"control": 1, "control_image": HINT}, "control", "'canny' and 'depth'"),
@@ -66,15 +78,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"control_scale": 1, "model": "plain"}, "control_scale", "takes no control images"),
     ({"control": "canny", "control_image": 7}, "control_image", "base64"),
     ({"control": "canny", "control_image": {"image_url": HINT, "x": 1}}, "control_image", "base64"),
-    *(
-        ({"control": "canny", "control_image": HINT, name: value}, name, "a number")
-        for name, values in {
-            "control_scale": (-0.1, 2.1, "1", float("nan")),
-            "control_start": (-0.1, 1.0, True),
-            "control_end": (0, 1.1, []),
-        }.items()
-        for value in values
-    ),
+    *(({"control": "canny", "control_image": HINT, name: value}, name, "a number") for name, value in OUT_OF_RANGE),
     ({"control": "canny", "control_image": HINT, "control_start": 0.5, "control_end": 0.5}, "control_start", "below"),
 ]
 
