@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
+from pipelines.messages import ControlKind
 from pipelines.weights.component import load_component
 from pipelines.weights.control_file import NOT_SOUND, PREFIX, ControlProblem
 from pipelines.weights.files import CheckpointProblem
@@ -43,7 +44,9 @@ def without_controls(modules: Mapping[str, Any]) -> dict[str, Any]:
     return {name: module for name, module in modules.items() if not name.startswith(PREFIX)}
 
 
-def by_kind(modules: Mapping[str, Any], problems: Mapping[str, ControlProblem]) -> ControlNets:
+def by_kind(modules: Mapping[str, Any], problems: Mapping[ControlKind, ControlProblem]) -> ControlNets:
     """Those that are there, and for the others what is wrong with them."""
-    there = {name.removeprefix(PREFIX): module for name, module in modules.items() if name.startswith(PREFIX)}
-    return {kind: UnusableControl(problem) for kind, problem in problems.items()} | there
+    there: dict[str, ControlNetModel | UnusableControl] = {
+        name.removeprefix(PREFIX): module for name, module in modules.items() if name.startswith(PREFIX)
+    }
+    return {**{kind: UnusableControl(problem) for kind, problem in problems.items()}, **there}

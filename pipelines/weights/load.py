@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import torch
@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, ControlNetModel, FluxTransformer2DModel, UN
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from pipelines.denoise.sampler import SamplerSource
-from pipelines.messages import FamilyName
+from pipelines.messages import ControlKind, FamilyName
 from pipelines.weights.component import load_component
 from pipelines.weights.control import ControlNets, by_kind, load_control, without_controls
 from pipelines.weights.control_file import DAMAGED, PREFIX, ControlProblem, verify_controls
@@ -103,8 +103,7 @@ class Opened:
     def __init__(self, source: Source | Path, family: FamilyName) -> None:
         self.family: FamilyName = family
         self.layout = verify(source, family)
-        self.controls, problems = verify_controls(source, self.layout)
-        self.control_problems: dict[str, ControlProblem] = {str(kind): problem for kind, problem in problems.items()}
+        self.controls, self.control_problems = verify_controls(source, self.layout)
         self.index = read_json(self.layout.index)
         self._tokenizers: dict[str, Any] = {}
 
@@ -121,7 +120,8 @@ class Opened:
     def leave_out(self, control: str, problem: CheckpointProblem) -> None:
         """Do without a ControlNet, by the name of its component, whose files were found bad since."""
         del self.controls[control]
-        self.control_problems[control.removeprefix(PREFIX)] = ControlProblem(str(problem), DAMAGED)
+        kind = next(kind for kind in get_args(ControlKind) if PREFIX + kind == control)
+        self.control_problems[kind] = ControlProblem(str(problem), DAMAGED)
 
     def modules(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """All components with weights."""

@@ -191,8 +191,12 @@ def mended(body: Body, path: str, *, is_form: bool) -> Body:
     if path in PATHS_THAT_NEED_A_PICTURE and not given_in(mended) & {"image", "images"}:
         # null is allowed as a name's value, but a picture is needed.
         mended.update({name: picture(empty) for name, empty in (("image", ""), ("images", [])) if name in mended})
-    unfit = misplaced(given_in(mended))
+    unfit = misplaced(given_in(mended)) | HINTS
     return {name: value for name, value in mended.items() if name not in unfit}
+
+
+# The embedded models were made for none.
+HINTS = {"control", "control_image", "control_scale", "control_start", "control_end"}
 
 
 def given_in(body: Body) -> set[str]:

@@ -77,7 +77,7 @@ def is_unlike(one: Result, other: Result) -> bool:
 
 
 @pytest.mark.parametrize("kind", [*UNETS, "flux-canny"])
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.whole), 5.0])
 @pytest.mark.parametrize(("name", "strength"), TASKS)
 def test_a_hint_acts_as_in_diffusers_in_every_task(
     controlled: Mapping[str, Controlled], kind: str, guidance: float, name: str, strength: float
@@ -89,7 +89,7 @@ def test_a_hint_acts_as_in_diffusers_in_every_task(
 
 @pytest.mark.parametrize("kind", UNETS)
 @pytest.mark.parametrize("span", SPANS)
-@pytest.mark.parametrize("scale", [0.4, 2.0])
+@pytest.mark.parametrize("scale", [0.4, pytest.param(2.0, marks=pytest.mark.whole)])
 def test_a_scale_and_a_span_of_steps_act_as_in_diffusers(
     controlled: Mapping[str, Controlled], kind: str, span: tuple[float, float], scale: float
 ) -> None:

@@ -53,10 +53,17 @@ def test_a_hint_comes_out_with_its_defaults_and_its_kind_where_the_model_has_one
     assert parsed(catalogue).request.control is None
 
 
-OUT_OF_RANGE: list[tuple[str, Any]] = [
-    *(("control_scale", value) for value in (-0.1, 2.1, "1", float("nan"))),
-    *(("control_start", value) for value in (-0.1, 1.0, True)),
-    *(("control_end", value) for value in (0, 1.1, [])),
+OUT_OF_RANGE: list[tuple[str, object]] = [
+    ("control_scale", -0.1),
+    ("control_scale", 2.1),
+    ("control_scale", "1"),
+    ("control_scale", float("nan")),
+    ("control_start", -0.1),
+    ("control_start", 1.0),
+    ("control_start", True),
+    ("control_end", 0),
+    ("control_end", 1.1),
+    ("control_end", []),
 ]
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"control": "pose", "control_image": HINT}, "control", "'canny' and 'depth'"),

@@ -35,6 +35,7 @@ models:
       quality: {hd: {steps: 40, guidance_scale: 6.0, sampler: ddim}}
       style: {vivid: {prompt: "vivid {prompt}!", negative_prompt: grey, guidance_scale: 9.0}}
     loras: {brush: {source: brush.safetensors}}
+    controls: {canny: {source: canny}}
   broad:
     family: sdxl
     source: weights/broad
@@ -211,6 +212,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "input_fidelity": {"image": PICTURE},
     "partial_images": {"stream": True},
     "output_compression": {"output_format": "jpeg"},
+    **{name: {"control_image": PICTURE} for name in ("control", "control_scale", "control_start", "control_end")},
 }
 # One accepted value of each parameter, different from what the model does by default.
 ACCEPTED: dict[str, Any] = {
@@ -245,9 +247,14 @@ ACCEPTED: dict[str, Any] = {
     "frame_duration_ms": 5,
     "svg": {"model": "x"},
     "loras": [{"name": "brush", "scale": 0.5}],
+    "control": "canny",
+    "control_image": PICTURE,
+    "control_scale": 0.5,
+    "control_start": 0.25,
+    "control_end": 0.75,
 }
 # What says no more than what happens anyway, or what nobody expects to change a picture.
-NEEDS_NO_MENTION = {"user", "background", "provider"}
+NEEDS_NO_MENTION = {"user", "background", "provider", "control"}
 WITHOUT_EFFECT = {"moderation", "safety_identifier", "complexity", "frame_count", "frame_duration_ms", "svg"}
 
 
