@@ -43,7 +43,7 @@ def has_background_and_places_right(scene: Scene, picture: Image.Image) -> bool:
 @pytest.mark.parametrize(
     ("width_px", "height_px", "pair_share", "count", "least_right"),
     [
-        (512, 512, 1.0, 6, 4),
+        pytest.param(512, 512, 1.0, 6, 4, marks=pytest.mark.whole),
         pytest.param(1024, 1024, 0.0, 2, 1, marks=pytest.mark.whole),
         pytest.param(1024, 1792, 0.0, 4, 2, marks=pytest.mark.whole),
     ],

@@ -121,7 +121,7 @@ def test_the_alphas_that_diffusers_wrote_into_a_file_count(
     assert_same(drawn, stock(checkpoint.folder, "sdxl", asked(), [(path, 1.0)]))
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "sd21-noise", "flux-dev"])
+@pytest.mark.parametrize("kind", ["sdxl", pytest.param("sd21-noise", marks=pytest.mark.whole), "flux-dev"])
 def test_after_a_hundred_switches_of_adapters_the_model_draws_to_the_byte_as_before(
     checkpoints: Mapping[str, Checkpoint], kind: str, tmp_path: Path
 ) -> None:
