@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -34,13 +35,21 @@ def cuda_memory_bytes() -> tuple[int, ...]:
         return ()
 
 
-def device_memory_bytes(device: str) -> int | None:
-    """Of `auto`, `cpu`, `cuda` or `cuda:N`; None where nobody can say."""
-    cards = cuda_memory_bytes()
-    if device == "cpu" or (device == "auto" and not cards):
-        return host_memory_bytes()
-    number = int(device.partition(":")[2] or 0)
-    return cards[number] if number < len(cards) else None
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a device's name means here. memory_bytes: None where nobody can say."""
+
+    is_cpu: bool
+    memory_bytes: int | None
+
+
+def device_named(name: str) -> Device:
+    """name: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    cards = () if name == "cpu" else cuda_memory_bytes()
+    if name == "cpu" or (name == "auto" and not cards):
+        return Device(True, host_memory_bytes())
+    number = int(name.partition(":")[2] or 0)
+    return Device(False, cards[number] if number < len(cards) else None)
 
 
 def _limit_in(path: str) -> int | None:

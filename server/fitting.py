@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipelines.amounts import DEFAULT_WEIGHTS, amount_in, amount_text
 from pipelines.fits import bytes_on_device, choose_fit
-from pipelines.machine import cuda_memory_bytes, device_memory_bytes
+from pipelines.machine import device_named
 from pipelines.messages import Finding, Fit, ModelSpec
 
 # bfloat16 on CUDA, float32 on a CPU, where an entry does not say.
@@ -61,11 +61,10 @@ def fitting(
 
 
 def _on(device: str, weights_memory: str, sound: Sequence[tuple[ModelSpec, Finding]]) -> Fitting:
-    memory_bytes = device_memory_bytes(device)
-    budget_bytes = None if memory_bytes is None else amount_in(weights_memory, memory_bytes)
-    is_cpu = device == "cpu" or (device == "auto" and not cuda_memory_bytes())
-    sizes = {spec.id: _size(spec, finding, budget_bytes, is_cpu=is_cpu) for spec, finding in sound}
-    return Fitting(device, memory_bytes, budget_bytes, sizes)
+    found = device_named(device)
+    budget_bytes = None if found.memory_bytes is None else amount_in(weights_memory, found.memory_bytes)
+    sizes = {spec.id: _size(spec, finding, budget_bytes, is_cpu=found.is_cpu) for spec, finding in sound}
+    return Fitting(device, found.memory_bytes, budget_bytes, sizes)
 
 
 def _size(spec: ModelSpec, finding: Finding, budget_bytes: int | None, *, is_cpu: bool) -> Size:

@@ -16,7 +16,6 @@ from pipelines.engine.shares import Shares
 class Phase(Enum):
     """What a job's next work item is."""
 
-    LOAD = "load"
     PREPARE = "prepare"
     DENOISE = "denoise"
     DECODE = "decode"

@@ -47,8 +47,6 @@ class Job:
 
     @property
     def phase(self) -> Phase:
-        if self.family is None:
-            return Phase.LOAD
         if self.state is None:
             return Phase.PREPARE
         return Phase.DECODE if self.state.is_done else Phase.DENOISE
@@ -91,7 +89,6 @@ class Job:
     def next_work(self) -> float:
         """Work units of the next work item alone."""
         steps = {
-            Phase.LOAD: 0.0,
             Phase.PREPARE: _prepare_steps(self.params),
             Phase.DENOISE: float(self.rows),
             Phase.DECODE: DECODE_STEPS,

@@ -35,11 +35,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one component took. came_from: the tier that it left."""
+    """What one component took."""
 
     digest: str
-    came_from: Tier
-    now_at: Tier
     size_bytes: int
     seconds: float
 
@@ -98,7 +96,7 @@ class Carrier:
                 relocate(self.modules[digest], self.device if move.target is Tier.DEVICE else HOST)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        return Measured(digest, move.source, move.target, size_bytes, self.now() - began)
+        return Measured(digest, size_bytes, self.now() - began)
 
     def _load(self, digest: str, origin: Origin, target: Tier) -> int:
         stays_in_host = target is Tier.HOST or origin.treatment.fit == "offload"

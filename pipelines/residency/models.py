@@ -347,7 +347,7 @@ class Models:
 
     def _take_move(self, report: Moved) -> None:
         for one in report.measured:
-            self._places[one.digest] = one.now_at
+            self._places[one.digest] = report.move.target
             self._measured[one.digest] = self._remeasured(one.digest, one.size_bytes, one.seconds, report)
         for digest in report.gone:
             self._places.pop(digest, None)

@@ -53,7 +53,7 @@ def candidate(
         footprint_bytes=footprint_bytes,
         request_key=request_key,
         priority=priority,
-        is_admitted=phase not in (Phase.LOAD, Phase.PREPARE) if is_admitted is None else is_admitted,
+        is_admitted=phase is not Phase.PREPARE if is_admitted is None else is_admitted,
         runs_alone=runs_alone,
     )
 
