@@ -16,6 +16,7 @@ import typer
 from pipelines.messages import Facts
 from server import __version__, client, models_commands
 from server.api.services import Services
+from server.connection import ServerProblem
 from server.core import log
 from server.fitting import fitting
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
@@ -154,7 +155,7 @@ def draw_command(
         order = order_of(values, {"image": image, "mask": mask, "control_image": control_image}, output, server, key)
         with client.progress_bars(is_quiet=as_json) as bars:
             drawn = client.draw(order, bars)
-    except (client.DrawingFailed, OSError) as problem:
+    except (ServerProblem, OSError) as problem:
         fail(str(problem), status=NOT_GOOD)
     print_drawn(drawn, as_json=as_json)
 

@@ -18,6 +18,8 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from server.connection import ServerProblem, connected, message_of
+
 PROGRESS_HEADERS = {"x-safelight-progress": "true"}
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -26,7 +28,7 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0
 
 
-class DrawingFailed(Exception):
+class DrawingFailed(ServerProblem):
     """No picture, or not all of them; the text is for the person at the terminal."""
 
 
@@ -84,7 +86,7 @@ def progress_bars(*, is_quiet: bool) -> Progress:
 
 
 def draw(order: Order, progress: Progress) -> list[Drawn]:
-    """Ask, wait and write. Raises DrawingFailed, and OSError when a file cannot be written."""
+    """Ask, wait and write. Raises ServerProblem, and OSError when a file cannot be written."""
     count = order.values.get("n") or 1
     bars, drawn = _Bars(progress, count), []
     for event in _events(order):
@@ -99,22 +101,16 @@ def draw(order: Order, progress: Progress) -> list[Drawn]:
 
 
 def _events(order: Order) -> Iterator[dict[str, Any]]:
-    """What the server streams. Raises DrawingFailed for its errors."""
-    headers = {**PROGRESS_HEADERS, **({"authorization": f"Bearer {order.key}"} if order.key else {})}
-    url = f"{order.server.rstrip('/')}/v1/images/generations"
+    """What the server streams. Raises DrawingFailed for its errors, and ServerProblem."""
     timeout = httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-    try:
-        with (
-            httpx2.Client(timeout=timeout, trust_env=False) as client,
-            client.stream("POST", url, json={**order.values, "stream": True}, headers=headers) as answer,
-        ):
-            if answer.status_code != httpx2.codes.OK:
-                raise DrawingFailed(_message_of(answer.read()))
-            yield from _parsed(answer.iter_lines())
-    except httpx2.ConnectError:
-        raise DrawingFailed(f"No server answers at {order.server}. Start one with `safelight serve`.") from None
-    except (httpx2.TransportError, httpx2.InvalidURL) as error:
-        raise DrawingFailed(f"The connection to {order.server} failed: {type(error).__name__}.") from None
+    body = {**order.values, "stream": True}
+    with (
+        connected(order.server, order.key, timeout) as client,
+        client.stream("POST", "/v1/images/generations", json=body, headers=PROGRESS_HEADERS) as answer,
+    ):
+        if answer.status_code != httpx2.codes.OK:
+            raise DrawingFailed(message_of(answer.read()))
+        yield from _parsed(answer.iter_lines())
 
 
 def _parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
@@ -124,13 +120,6 @@ def _parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             if event.get("error"):
                 raise DrawingFailed(event["error"]["message"])
             yield event
-
-
-def _message_of(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return "The answer is none of Safelight's. Is another program listening there?"
 
 
 def _written(event: Mapping[str, Any], output: Path | None, count: int) -> Drawn:

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.messages import Finding, ModelSpec
+from server.connection import ServerProblem
 from server.core.catalogue import Catalogue
-from server.steering import WISHES, SteeringFailed, steer
+from server.steering import WISHES, steer
 from server.terminal import (
     DEFAULT_SERVER,
     KEY_FLAG,
@@ -157,7 +158,7 @@ def _steering_command(verb: str, help_text: str) -> None:
     ) -> None:
         try:
             now = steer(server, key, WISHES[verb], model, patience_seconds)
-        except SteeringFailed as problem:
+        except ServerProblem as problem:
             fail(str(problem), status=NOT_GOOD)
         marks = ", pinned" if now["pinned"] else ""
         typer.echo(f"{model}: {now['state']}{marks}, {now['device_bytes']} bytes on devices")

@@ -7,20 +7,21 @@ Invariant: a command ends when the model is where it was to be, or with the reas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
 
+from server.connection import ServerProblem, connected, message_of
+
 TIMEOUT_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 Model = dict[str, Any]
 
 
-class SteeringFailed(Exception):
+class SteeringFailed(ServerProblem):
     """The model is not where it was to be; the text is for the person at the terminal."""
 
 
@@ -44,9 +45,9 @@ WISHES = {
 
 
 def steer(server: str, key: str | None, wish: Wish, model: str, patience_seconds: float) -> Model:
-    """Ask, and wait until it is so. Raises SteeringFailed."""
+    """Ask, and wait until it is so. Raises ServerProblem."""
     name = quote(model, safe="/")
-    with _client(server, key) as client:
+    with connected(server, key, TIMEOUT_SECONDS) as client:
         before = _described(client.get(f"/v1/models/{name}"))
         now = _described(client.post(f"/admin/models/{name}/{wish.verb}"))
         deadline = time.monotonic() + patience_seconds
@@ -60,24 +61,11 @@ def steer(server: str, key: str | None, wish: Wish, model: str, patience_seconds
     return now
 
 
-@contextmanager
-def _client(server: str, key: str | None) -> Iterator[httpx2.Client]:
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    try:
-        with httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            yield client
-    except httpx2.ConnectError:
-        raise SteeringFailed(f"No server answers at {server}. Start one with `safelight serve`.") from None
-    except (httpx2.TransportError, httpx2.InvalidURL) as error:
-        raise SteeringFailed(f"The connection to {server} failed: {type(error).__name__}.") from None
-
-
 def _described(answer: httpx2.Response) -> Model:
+    if not answer.is_success:
+        raise SteeringFailed(message_of(answer.content))
     try:
         body: Model = answer.json()
-        if answer.is_success:
-            return body
-        message = str(body["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "The answer is none of Safelight's. Is another program listening there?"
-    raise SteeringFailed(message)
+    except ValueError:
+        raise SteeringFailed(message_of(answer.content)) from None
+    return body
