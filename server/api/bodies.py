@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from pipelines.messages import ControlKind, OutputFormat
-from server.core.request import SEED_LIMIT, ResponseFormat
+from server.core.request import SEED_LIMIT, Background, Fidelity, Moderation, Quality, ResponseFormat, Style
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_PARTIAL_IMAGES = 3
@@ -21,9 +21,6 @@ PICTURE = "a PNG, JPEG or WebP picture: base64, a data URL, an http(s) URL, or a
 LORAS = "an array of objects such as {'name': 'my-style', 'scale': 0.8}, each adapter once"
 
 Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
-Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
-Style = Literal["natural", "vivid"]
-Fidelity = Literal["high", "low"]
 # OpenAI's other two backends are named so that a refusal can say which are configured.
 Provider = Literal["local", "openai", "bedrock"]
 
@@ -91,7 +88,7 @@ class CommonBody(BaseModel):
     output_compression: Annotated[int | None, Allowed("an integer from 0 to 100")] = Field(
         None, ge=0, le=100, description="Quality of jpeg and webp, 100 is best; without effect on png."
     )
-    background: Annotated[Literal["opaque", "auto", "transparent"] | None, Allowed("'opaque' and 'auto'")] = Field(
+    background: Annotated[Background | None, Allowed("'opaque' and 'auto'")] = Field(
         None, description="opaque or auto: no model served here draws transparency."
     )
     user: Annotated[str | None, Allowed("any text")] = Field(None, description="The end user; accepted, not stored.")
@@ -161,7 +158,7 @@ class PromptedBody(CommonBody):
     partial_images: Annotated[int | None, Allowed(f"an integer from 0 to {MAX_PARTIAL_IMAGES}")] = Field(
         None, ge=0, le=MAX_PARTIAL_IMAGES, description="How often an unfinished picture is streamed; 0 if absent."
     )
-    moderation: Annotated[Literal["low", "auto"] | None, Allowed("'low' and 'auto'")] = Field(
+    moderation: Annotated[Moderation | None, Allowed("'low' and 'auto'")] = Field(
         None, description="Accepted without effect."
     )
     # Documented by OpenAI for its own newest models: checked, and named in x-safelight-ignored.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pipelines.messages import Event, FamilyName, Submit
 from server.api.jobs import job_of
 from server.core import errors
-from server.core.request import ImageRequest, Picture
+from server.core.request import LocalRequest, Picture
 from server.dispatch.dispatcher import Dispatcher
 
 Listener = Callable[[Event], None]
@@ -33,7 +33,7 @@ def unmoved(_: int, __: Picture) -> None:
 class Drawing:
     """A request on its way."""
 
-    request: ImageRequest
+    request: LocalRequest
     family: FamilyName
     dispatcher: Dispatcher
     has_facts: bool

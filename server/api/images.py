@@ -24,7 +24,7 @@ from server.api.replies import Times, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
 from server.core import errors
-from server.core.request import ImageRequest, Operation
+from server.core.request import ImageRequest, LocalRequest, Operation
 
 # Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
 CLIENT_CLOSED_REQUEST = 499
@@ -79,7 +79,7 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     return JSONResponse(await reply_of(ready, pictures, times, services), headers=headers)
 
 
-def _drawing(ready: ImageRequest, parsed: Parsed, services: Services, *, wants_progress: bool) -> Drawing:
+def _drawing(ready: LocalRequest, parsed: Parsed, services: Services, *, wants_progress: bool) -> Drawing:
     return Drawing(
         request=ready,
         family=services.catalogue.models[ready.model].family,

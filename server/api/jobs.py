@@ -11,11 +11,11 @@ import hashlib
 import msgspec
 
 from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit, forwards
-from server.core.request import ImageRequest
+from server.core.request import LocalRequest
 
 
 def job_of(
-    request: ImageRequest, family: FamilyName, request_id: str, index: int, *, has_facts: bool, wants_progress: bool
+    request: LocalRequest, family: FamilyName, request_id: str, index: int, *, has_facts: bool, wants_progress: bool
 ) -> Submit:
     """The job of picture `index`. has_facts: whether the file tells how it was drawn."""
     params = DrawParams(
@@ -44,7 +44,7 @@ def job_of(
     )
 
 
-def facts_of(request: ImageRequest, seed: int) -> Facts:
+def facts_of(request: LocalRequest, seed: int) -> Facts:
     """What the picture can be drawn again from; the worker adds the digest of the weights. Of a hint it is the digest
     of its pixels in the size that was drawn."""
     facts: Facts = {

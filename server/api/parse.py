@@ -29,7 +29,7 @@ from server.core.catalogue import (
     StylePreset,
     parse_size,
 )
-from server.core.request import EchoedQuality, ImageRequest, Operation, ResponseFormat, Size
+from server.core.request import EchoedQuality, LocalRequest, Operation, ResponseFormat, Size
 
 RANDOM_SEED_LIMIT = 2**32
 # Names of models that never knew `response_format` and always answer with base64.
@@ -76,7 +76,7 @@ class Parsed:
     were accepted without effect.
     """
 
-    request: ImageRequest
+    request: LocalRequest
     limits: Limits
     image: Source | None
     mask: Source | None
@@ -105,7 +105,7 @@ def parse(
     steps = _steps(body, entry, quality)
     sent_prompt = body.prompt if isinstance(body, PromptedBody) else ""
     is_stream = isinstance(body, PromptedBody) and bool(body.stream)
-    request = ImageRequest(
+    request = LocalRequest(
         operation=operation,
         model=model,
         prompt=style.prompt.replace("{prompt}", sent_prompt),
@@ -227,7 +227,7 @@ def _check_alone(body: CommonBody, image: Source | None) -> None:
             raise errors.invalid_parameter(name, message)
 
 
-def _check_webp(request: ImageRequest) -> None:
+def _check_webp(request: LocalRequest) -> None:
     """The format has 14 bits for each side."""
     if request.output_format == "webp" and max(request.size.width_px, request.size.height_px) > MAX_WEBP_SIDE_PX:
         message = (

@@ -15,12 +15,12 @@ from server.api.control import CONTROL_IMAGE
 from server.api.parse import Parsed
 from server.api.services import Services
 from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
-from server.core.request import ImageRequest, Size
+from server.core.request import LocalRequest, Size
 from server.images.fetch import UnfetchableUrl, fetch_picture
 from server.images.inputs import refusal
 
 
-async def with_pictures(parsed: Parsed, services: Services) -> ImageRequest:
+async def with_pictures(parsed: Parsed, services: Services) -> LocalRequest:
     """The complete request. Raises SafelightError: 400 for the image, the mask or the control picture."""
     request, asked_size = parsed.request, parsed.asked_size
     if parsed.image is not None:
@@ -31,7 +31,7 @@ async def with_pictures(parsed: Parsed, services: Services) -> ImageRequest:
     return request
 
 
-async def _with_image(request: ImageRequest, source: Source, parsed: Parsed, services: Services) -> ImageRequest:
+async def _with_image(request: LocalRequest, source: Source, parsed: Parsed, services: Services) -> LocalRequest:
     image = await _obtained("image", source, services)
     mask = None if parsed.mask is None else await _obtained("mask", parsed.mask, services)
     inputs = await services.decoder.fit(image, mask, parsed.asked_size, parsed.limits)
@@ -39,8 +39,8 @@ async def _with_image(request: ImageRequest, source: Source, parsed: Parsed, ser
 
 
 async def _with_hint(
-    request: ImageRequest, source: Source, asked_size: Size | None, parsed: Parsed, services: Services
-) -> ImageRequest:
+    request: LocalRequest, source: Source, asked_size: Size | None, parsed: Parsed, services: Services
+) -> LocalRequest:
     """Placed as the image is; without an image and a size the hint's own shape is drawn."""
     if request.control is None:
         return request

@@ -29,6 +29,7 @@ from pipelines.messages import (
 )
 from server.core.errors import did_you_mean
 from server.core.hub import Hub
+from server.core.providers import LOCAL, BackendEntry, BackendName, NameEntry, Target, check_route
 from server.core.request import Size
 
 SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
@@ -38,6 +39,8 @@ MAX_PIXELS = 50_000_000
 QualityName = Literal["low", "standard", "hd"]
 StyleName = Literal["natural", "vivid"]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
+# Other people's names hold colons too, and here * stands for anything.
+PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9*][A-Za-z0-9._/:*-]{0,99}$")]
 
 
 class _Strict(BaseModel):
@@ -305,6 +308,9 @@ class CatalogueFile(_Strict):
     models: dict[ModelId, ModelEntry] = Field(min_length=1)
     default_model: ModelId
     default_aliases: tuple[str, ...] = Field(default=(), strict=False)
+    backends: dict[BackendName, BackendEntry] = {}
+    # After the models and the backends, which its check needs.
+    names: dict[PublicName, NameEntry] = {}
     never_together: tuple[Annotated[tuple[str, ...], Field(min_length=2, strict=False)], ...] = Field(
         default=(), strict=False
     )
@@ -325,6 +331,26 @@ class CatalogueFile(_Strict):
         if models is not None and name not in models:
             raise ValueError(f"'{name}' is none of the models.{did_you_mean(name, models)}")
         return name
+
+    @field_validator("backends")
+    @classmethod
+    def _local_is_ours(cls, backends: dict[str, BackendEntry]) -> dict[str, BackendEntry]:
+        if LOCAL in backends:
+            raise ValueError(f"'{LOCAL}' is this server's own: name the provider otherwise")
+        return backends
+
+    @field_validator("names")
+    @classmethod
+    def _lead_somewhere(cls, names: dict[str, NameEntry], info: ValidationInfo) -> dict[str, NameEntry]:
+        models, backends = info.data.get("models"), info.data.get("backends")
+        if models is None or backends is None:
+            return names
+        for name, entry in names.items():
+            try:
+                check_route(entry, models, backends)
+            except ValueError as problem:
+                raise ValueError(f"the route of '{name}': {problem}") from None
+        return names
 
     @field_validator("models")
     @classmethod
@@ -356,21 +382,50 @@ class Catalogue:
     def models(self) -> dict[str, ModelEntry]:
         return dict(self._file.models)
 
+    @property
+    def backends(self) -> dict[str, BackendEntry]:
+        """The providers that requests may be handed on to, by the operator's names for them."""
+        return dict(self._file.backends)
+
+    def targets(self, name: str | None) -> tuple[Target, ...]:
+        """Who may serve a name, in the operator's order; nobody knows it: empty. None means the default model."""
+        wanted = self.default_model if name is None else name
+        entry = self.name_entry(wanted)
+        if entry is not None and entry.route:
+            return entry.targets
+        model = self._own_model(wanted)
+        return () if model is None else (Target(LOCAL, model),)
+
     def resolve(self, name: str | None) -> str | None:
-        """The model id that a name means: an id, an entry's alias, a default alias; None means the default model."""
-        if name is None:
-            return self._file.default_model
+        """The model of ours that a name means: an id, an alias, or what its route names first of ours."""
+        return next((target.model for target in self.targets(name) if target.backend == LOCAL), None)
+
+    def name_entry(self, name: str) -> NameEntry | None:
+        """What `names` says of a name. Patterns give way to whatever names it in full."""
+        names = self._file.names
+        if name in names:
+            return names[name]
+        if self._is_named_in_full(name):
+            return None
+        return next((entry for pattern, entry in names.items() if _matches(name, (pattern,))), None)
+
+    def _is_named_in_full(self, name: str) -> bool:
+        models = self._file.models
+        return name in models or any(name in entry.aliases for entry in models.values())
+
+    def _own_model(self, name: str) -> str | None:
         if name in self._file.models:
             return name
         for model, entry in self._file.models.items():
             if _matches(name, entry.aliases):
                 return model
-        return self._file.default_model if _matches(name, self._file.default_aliases) else None
+        is_default = _matches(name, self._file.default_aliases) or self.name_entry(name) is not None
+        return self._file.default_model if is_default else None
 
     def names(self) -> list[str]:
-        """Every name that can be listed: ids first, then aliases without patterns."""
+        """Every name that can be listed: ids first, then aliases and names without patterns."""
         aliases = [alias for entry in self._file.models.values() for alias in entry.aliases]
-        plain = [alias for alias in [*aliases, *self._file.default_aliases] if "*" not in alias]
+        plain = [alias for alias in [*aliases, *self._file.names, *self._file.default_aliases] if "*" not in alias]
         return list(dict.fromkeys([*self._file.models, *plain]))
 
     def specs(self) -> tuple[ModelSpec, ...]:

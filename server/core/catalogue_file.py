@@ -8,25 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from server.core.catalogue import (
-    Catalogue,
-    CatalogueFile,
-    ControlEntry,
-    Defaults,
-    Limits,
-    LoraEntry,
-    ModelEntry,
-    Presets,
-    QualityPreset,
-    StylePreset,
-)
+from server.core.catalogue import Catalogue, CatalogueFile, LoraEntry, ModelEntry
 from server.core.errors import did_you_mean
-from server.core.hub import Hub
 
 # Beside models.yaml, where no other folder is named for what is pulled.
 MODELS_FOLDER = "models"
@@ -145,18 +134,26 @@ def _sentence(path: Path, root: yaml.Node | None, error: Any) -> str:
 
 def _known_keys(location: list[str | int]) -> list[str]:
     """The keys allowed beside the last part of a location."""
-    at_depth: dict[int, type[BaseModel]] = {1: CatalogueFile, 3: ModelEntry}
-    inner: dict[str, type[BaseModel]] = {"defaults": Defaults, "limits": Limits, "presets": Presets, "hub": Hub}
-    preset: dict[str, type[BaseModel]] = {
-        "quality": QualityPreset,
-        "style": StylePreset,
-        "loras": LoraEntry,
-        "controls": ControlEntry,
-    }
-    if "loras" in location and location[-2] == "defaults":
-        return list(QualityPreset.model_fields)
-    model = at_depth.get(len(location)) or inner.get(str(location[-2])) or preset[str(location[-3])]
-    return list(model.model_fields)
+    place: Any = CatalogueFile
+    for part in location[:-1]:
+        place = _inside(place, part)
+    return list(place.model_fields)
+
+
+def _inside(place: Any, part: str | int) -> Any:
+    """The type of what stands under a key: of a form's field, or of what a mapping or a list holds."""
+    if isinstance(place, type) and issubclass(place, BaseModel):
+        return _bare(place.model_fields[str(part)].annotation)
+    return _bare(get_args(place)[-1 if get_origin(place) is dict else 0])
+
+
+def _bare(annotation: Any) -> Any:
+    """Without the constraints, and without the None that it may be instead."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return _bare(next(one for one in get_args(annotation) if one is not NoneType))
+    return annotation
 
 
 def _line_of(node: yaml.Node | None, location: list[str | int]) -> int:

@@ -14,6 +14,11 @@ ResponseFormat = Literal["url", "b64_json"]
 Operation = Literal["generation", "edit", "variation"]
 # The words for quality that strict clients accept in an answer.
 EchoedQuality = Literal["low", "medium", "high", "xhigh", "max"]
+Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
+Style = Literal["natural", "vivid"]
+Fidelity = Literal["high", "low"]
+Background = Literal["opaque", "auto", "transparent"]
+Moderation = Literal["low", "auto"]
 SEED_LIMIT = 2**64
 
 
@@ -28,15 +33,14 @@ class Size:
         return f"{self.width_px}x{self.height_px}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
-    """A request for `count` pictures, complete: every default is filled in and every value is in range.
+    """A request for `count` pictures, as far as it does not matter who draws them: complete, and every value in range.
 
-    prompt: what is drawn; sent_prompt: what was sent, before a style. quality: as it may be told in the answer.
-    price_usd: of one picture. partial_images: how often an unfinished picture is shown. image: the picture to start
-    from, RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
-    far the image may be left; without an image it means nothing. loras: in the order in which they were named.
-    control: a hint beside the prompt, whose pixels come last of all.
+    model: what draws, as its backend names it. prompt: what is drawn; sent_prompt: what was sent, before a style. size:
+    of the pictures in the answer. quality: as it may be told in the answer. price_usd: of one picture, before it is
+    drawn. partial_images: how often an unfinished picture is shown. image: the picture to start from, and mask: where
+    it may change, both as whoever draws takes them.
     """
 
     operation: Operation
@@ -46,10 +50,6 @@ class ImageRequest:
     negative_prompt: str | None
     count: int
     size: Size
-    steps: int
-    guidance_scale: float
-    sampler: SamplerName
-    seed: int
     response_format: ResponseFormat
     output_format: OutputFormat = "png"
     output_compression: int = 100
@@ -58,6 +58,21 @@ class ImageRequest:
     partial_images: int = 0
     image: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRequest(ImageRequest):
+    """One that a model of our own draws: every default is filled in.
+
+    image: RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
+    far the image may be left; without an image it means nothing. loras: in the order in which they were named.
+    control: a hint beside the prompt, whose pixels come last of all.
+    """
+
+    steps: int
+    guidance_scale: float
+    sampler: SamplerName
+    seed: int
     strength: float = 1.0
     loras: tuple[Lora, ...] = ()
     control: Control | None = field(default=None, repr=False)
@@ -67,10 +82,35 @@ class ImageRequest:
         return (self.seed + index) % SEED_LIMIT
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteRequest(ImageRequest):
+    """One that a provider draws. None leaves a choice to it; what its model has no words for is None too.
+
+    backend: which of the operator's providers. drawn_size: the size that it is asked for, where it knows no `size`;
+    what it draws is brought to `size`. image: a PNG file of `drawn_size`. mask: a PNG file of that size, in the colours
+    that the provider reads.
+    """
+
+    backend: str
+    drawn_size: Size
+    asked_quality: Quality | None = None
+    style: Style | None = None
+    background: Background | None = None
+    input_fidelity: Fidelity | None = None
+    moderation: Moderation | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    strength: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished picture: the encoded file, its seed, and the seconds that the device worked on it."""
+    """A finished picture: the encoded file, its seed where it is known, the seconds that a device of ours worked on it,
+    and the prompt that a provider drew instead of ours."""
 
     file: bytes
-    seed: int
-    device_seconds: float
+    seed: int | None
+    device_seconds: float = 0.0
+    revised_prompt: str | None = None

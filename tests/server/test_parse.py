@@ -16,7 +16,7 @@ from server.api.parse import parse as parse_request
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import load_catalogue
 from server.core.errors import SafelightError
-from server.core.request import ImageRequest, Operation, Size
+from server.core.request import LocalRequest, Operation, Size
 from tests.server.picture_files import RED, file_of, plain, text_of
 
 MODELS = """\
@@ -55,7 +55,7 @@ def parse_generation(values: dict[str, Any], catalogue: Catalogue) -> Parsed:
     return parse_request("generation", values, catalogue)
 
 
-def parse(catalogue: Catalogue, **values: Any) -> ImageRequest:
+def parse(catalogue: Catalogue, **values: Any) -> LocalRequest:
     return parse_generation({"prompt": "a red circle"} | values, catalogue).request
 
 
@@ -392,7 +392,7 @@ def test_a_webp_file_has_no_more_pixels_a_side_than_the_format_can(tmp_path: Pat
 
 def test_a_bare_prompt_gets_the_default_models_defaults(catalogue: Catalogue) -> None:
     request = parse(catalogue)
-    assert request == ImageRequest(
+    assert request == LocalRequest(
         operation="generation",
         model="tiny",
         prompt="a red circle",

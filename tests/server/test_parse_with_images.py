@@ -15,7 +15,7 @@ from server.api.parse import parse as parse_request
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import load_catalogue
 from server.core.errors import SafelightError
-from server.core.request import ImageRequest, Size
+from server.core.request import LocalRequest, Size
 from tests.server.picture_files import BLUE, RED, file_of, halves, plain, text_of
 
 MODELS = """\
@@ -51,7 +51,7 @@ def parsed(catalogue: Catalogue, **values: Any) -> Parsed:
     return parse_request("generation", {"prompt": "a red circle"} | values, catalogue)
 
 
-def parse(catalogue: Catalogue, **values: Any) -> ImageRequest:
+def parse(catalogue: Catalogue, **values: Any) -> LocalRequest:
     return parsed(catalogue, **values).request
 
 

@@ -14,10 +14,10 @@ from server.api import stream
 from server.api.drawing import Drawing
 from server.api.stream import EventStream, events_of
 from server.core import errors
-from server.core.request import ImageRequest, Size
+from server.core.request import LocalRequest, Size
 from server.dispatch.dispatcher import Dispatcher
 
-REQUEST = ImageRequest(
+REQUEST = LocalRequest(
     operation="generation",
     model="tiny",
     prompt="vivid x",
