@@ -68,6 +68,9 @@ class CommonBody(BaseModel):
     provider: Annotated[Provider | None, Allowed("'local', 'openai' and 'bedrock'")] = Field(
         None, description="Which backend draws; the best of those configured if absent."
     )
+    local_only: Annotated[bool | None, Allowed("true and false")] = Field(
+        None, description="Whether the request must not leave this server for a provider; false if absent."
+    )
     n: Annotated[int | None, Allowed("an integer from 1 to 10")] = Field(
         None, ge=1, le=10, description="How many pictures, 1 to 10; 1 if absent."
     )

@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from pipelines.messages import Event, Preview, Progress
 from server.api.departure import unless_disconnected
-from server.api.drawing import Drawing
 from server.api.replies import in_base64, shared_fields
+from server.backends.drawing import Drawing
 from server.core import errors
 from server.core.request import Operation, Picture
 from server.core.usage import usage_of

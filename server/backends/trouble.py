@@ -43,8 +43,8 @@ class Facts:
 
 
 class Trouble(Exception):
-    """A provider did not serve."""
+    """A provider did not serve. cost_usd: what may have been spent on it nevertheless."""
 
     def __init__(self, cause: Cause, facts: Facts | None = None) -> None:
         super().__init__(cause)
-        self.cause, self.facts = cause, facts or Facts()
+        self.cause, self.facts, self.cost_usd = cause, facts or Facts(), 0.0

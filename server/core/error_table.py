@@ -172,6 +172,72 @@ MODEL_UNAVAILABLE = ErrorRow(
     should_retry=False,
 )
 
+LEDGER_UNAVAILABLE = _busy(
+    "ledger_unavailable",
+    "The server cannot keep its books at the moment, and draws nothing without.",
+    "the ledger's database is locked, full, read-only or not reached",
+    10,
+)
+MODEL_RETIRED = _refused(
+    404,
+    "model_retired",
+    "The model '{model}' was retired by its provider.{successor}",
+    "the only backend that serves this name answers that the model is gone for good",
+    should_retry=False,
+)
+CONTENT_POLICY = _refused(
+    400,
+    "content_policy_violation",
+    "Your request was rejected by the safety system of the backend that was asked.",
+    "a provider will not draw this; nobody else is asked",
+)
+BACKEND_REFUSED = _refused(
+    400,
+    "backend_refused",
+    "The backend that was asked refused this request as invalid.",
+    "a provider found fault with a request that is good here; its log line has the request id",
+)
+BACKEND_BUSY = ErrorRow(
+    429,
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "The backend that was asked takes no more requests at the moment. Try again later.",
+    "a provider's rate limit",
+    10,
+)
+INSUFFICIENT_QUOTA = ErrorRow(
+    429,
+    "insufficient_quota",
+    "insufficient_quota",
+    "The quota of the backends that serve this model is used up, or what this server may spend on them today.",
+    "a provider's quota, or the operator's daily limit in USD",
+    should_retry=False,
+)
+BACKEND_FAILED = ErrorRow(
+    502,
+    SERVER_ERROR,
+    "backend_failed",
+    "The backend that was asked failed, or its answer was none.",
+    "a provider is not reached, fails, or sends what is no picture",
+    10,
+)
+BACKEND_TIMEOUT = ErrorRow(
+    504,
+    SERVER_ERROR,
+    "backend_timeout",
+    "The backend that was asked did not answer in time.",
+    "a provider took longer than it or the request may",
+    should_retry=False,
+)
+BACKEND_UNAVAILABLE = ErrorRow(
+    503,
+    UNAVAILABLE,
+    "backend_unavailable",
+    "No backend that serves this model is available on this server. Run `safelight check` on the server.",
+    "the name is served by providers alone, and none is set up, allowed or in order",
+    should_retry=False,
+)
+
 ADAPTER_UNAVAILABLE = ErrorRow(
     503,
     UNAVAILABLE,

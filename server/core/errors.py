@@ -19,6 +19,8 @@ class SafelightError(Exception):
 
     def __init__(self, row: ErrorRow, param: str | None = None, **words: object) -> None:
         self.row, self.param, self.message = row, param, row.words.format(**words)
+        # Beside the row's own: what else the answer's headers say.
+        self.more_headers: dict[str, str] = {}
         super().__init__(self.message)
 
     @property
@@ -40,7 +42,7 @@ class SafelightError(Exception):
             headers["retry-after"] = str(self.row.retry_after_seconds)
         if self.row.should_retry is not None:
             headers["x-should-retry"] = "true" if self.row.should_retry else "false"
-        return headers
+        return headers | self.more_headers
 
 
 SHOWN_CHARACTERS = 64
@@ -122,6 +124,43 @@ def adapter_unavailable(message: str) -> SafelightError:
 
 def control_unavailable(message: str) -> SafelightError:
     return SafelightError(error_table.CONTROL_UNAVAILABLE, "control", reason=message)
+
+
+def ledger_unavailable() -> SafelightError:
+    return SafelightError(error_table.LEDGER_UNAVAILABLE)
+
+
+def model_retired(model: str, successor: str | None) -> SafelightError:
+    told = f" Its successor is '{successor}'." if successor else ""
+    return SafelightError(error_table.MODEL_RETIRED, "model", model=model, successor=told)
+
+
+def content_policy_violation() -> SafelightError:
+    return SafelightError(error_table.CONTENT_POLICY, "prompt")
+
+
+def backend_refused() -> SafelightError:
+    return SafelightError(error_table.BACKEND_REFUSED)
+
+
+def backend_busy() -> SafelightError:
+    return SafelightError(error_table.BACKEND_BUSY)
+
+
+def insufficient_quota() -> SafelightError:
+    return SafelightError(error_table.INSUFFICIENT_QUOTA)
+
+
+def backend_failed() -> SafelightError:
+    return SafelightError(error_table.BACKEND_FAILED)
+
+
+def backend_timeout() -> SafelightError:
+    return SafelightError(error_table.BACKEND_TIMEOUT)
+
+
+def backend_unavailable() -> SafelightError:
+    return SafelightError(error_table.BACKEND_UNAVAILABLE)
 
 
 def unknown_route(method: str, path: str) -> SafelightError:

@@ -107,10 +107,11 @@ class RemoteRequest(ImageRequest):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished picture: the encoded file, its seed where it is known, the seconds that a device of ours worked on it,
-    and the prompt that a provider drew instead of ours."""
+    """A finished picture: the encoded file, its seed where it is known, what it cost, the seconds that a device of ours
+    worked on it, and the prompt that a provider drew instead of ours."""
 
     file: bytes
     seed: int | None
+    cost_usd: float = 0.0
     device_seconds: float = 0.0
     revised_prompt: str | None = None

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.messages import Control
 from server.api.forms import values_of
-from server.api.jobs import facts_of
+from server.backends.jobs import facts_of
 from server.api.multipart import Part
 from server.api.parse import Parsed, parse
 from server.core.catalogue import Catalogue

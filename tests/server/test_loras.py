@@ -12,7 +12,7 @@ import pytest
 from pipelines.messages import Lora
 from server import client
 from server.api.forms import values_of
-from server.api.jobs import job_of
+from server.backends.jobs import job_of
 from server.api.multipart import Part
 from server.api.parse import Parsed, parse
 from server.core.catalogue import Catalogue

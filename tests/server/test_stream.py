@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.messages import Event, Image, Preview, Progress, Submit
 from server.api import stream
-from server.api.drawing import Drawing
+from server.backends.drawing import Drawing
 from server.api.stream import EventStream, events_of
 from server.core import errors
 from server.core.request import LocalRequest, Size

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.messages import DrawParams, forwards, steps_after, work_of
 from pipelines.pace import Pace
-from server.api.jobs import evenly_spaced, job_of
+from server.backends.jobs import evenly_spaced, job_of
 from server.core.request import LocalRequest, Size
 from server.core.usage import usage_of
 

@@ -1,0 +1,93 @@
+"""Our own devices as a backend: one job for each picture, all or none.
+
+Knows requests, jobs and the dispatcher; knows no wire and no other backend.
+Invariant: the first failure cancels the other pictures and is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from pipelines.messages import FamilyName, Submit
+from server.backends.backend import Drawn, Ears, Estimate, Order
+from server.backends.jobs import job_of
+from server.core import errors
+from server.core.request import LocalRequest, Picture
+from server.dispatch.dispatcher import Dispatcher
+
+SECONDS_PER_HOUR = 3600.0
+
+
+class LocalBackend:
+    """families: of each model. has_facts: whether files tell how they were drawn. usd_per_device_hour: what the
+    operator's devices cost, beside what a model's entry asks for each picture."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, families: Mapping[str, FamilyName], *, has_facts: bool, usd_per_device_hour: float
+    ) -> None:
+        self._dispatcher, self._families = dispatcher, families
+        self._has_facts, self._usd_per_second = has_facts, usd_per_device_hour / SECONDS_PER_HOUR
+
+    def estimate(self, request: LocalRequest) -> Estimate:
+        """Nothing is known of a model that has drawn nothing yet."""
+        jobs = self._jobs(Order(request, ""))
+        own_seconds = self._dispatcher.own_seconds(jobs)
+        if own_seconds is None:
+            return Estimate(None, request.count * request.price_usd)
+        seconds = own_seconds + self._dispatcher.seconds_ahead(jobs)
+        return Estimate(seconds, request.count * request.price_usd + own_seconds * self._usd_per_second)
+
+    async def draw(self, order: Order[LocalRequest], ears: Ears) -> Drawn:
+        """Refuses at once what would end after its caller has given up. Raises SafelightError."""
+        self._dispatcher.check_room(order.request.count)
+        jobs = self._jobs(order)
+        if order.patience_seconds is not None:
+            self._check_duration(jobs, order.patience_seconds)
+        pictures = await self._draw_all(order.request, jobs, ears)
+        return Drawn(tuple(pictures), sum(picture.cost_usd for picture in pictures))
+
+    def place(self, request_id: str, index: int) -> int:
+        """How many pictures are in front of this one; 0 once it has begun."""
+        return self._dispatcher.place_of(f"{request_id}-{index}")
+
+    def check_room(self, count: int) -> None:
+        """Raises SafelightError when so many more pictures would be too many to wait."""
+        self._dispatcher.check_room(count)
+
+    def _jobs(self, order: Order[LocalRequest]) -> list[Submit]:
+        request = order.request
+        options = {"has_facts": self._has_facts, "wants_progress": order.wants_progress}
+        family = self._families[request.model]
+        return [job_of(request, family, order.request_id, index, **options) for index in range(request.count)]
+
+    def _check_duration(self, jobs: list[Submit], limit_seconds: float) -> None:
+        own_seconds = self._dispatcher.own_seconds(jobs)
+        if own_seconds is None:
+            return
+        if own_seconds > limit_seconds:
+            raise errors.too_slow_for_a_plain_answer(own_seconds, limit_seconds)
+        seconds = own_seconds + self._dispatcher.seconds_ahead(jobs)
+        if seconds > limit_seconds:
+            raise errors.queue_too_long(seconds, limit_seconds)
+
+    async def _draw_all(self, request: LocalRequest, jobs: list[Submit], ears: Ears) -> list[Picture]:
+        async def draw(index: int, job: Submit) -> Picture:
+            image = await self._dispatcher.draw(job, ears.listener_of(index))
+            cost_usd = request.price_usd + image.device_seconds * self._usd_per_second
+            picture = Picture(image.file, job.params.seed, cost_usd, image.device_seconds)
+            ears.on_picture(index, picture)
+            return picture
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(draw(index, job)) for index, job in enumerate(jobs)]
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
+        return [task.result() for task in tasks]
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """The failure that the caller is told: a defect before the errors that we know, or it would stay unseen."""
+    _, defects = failures.split(errors.SafelightError)
+    return (defects or failures).exceptions[0]

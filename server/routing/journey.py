@@ -1,0 +1,102 @@
+"""One request's way through those who could serve it: who they are, who was asked, and who served.
+
+Knows requests, targets and verdicts; asks nobody.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from server.backends.backend import Drawn
+from server.core.errors import SafelightError
+from server.core.providers import Target
+from server.core.request import ImageRequest
+from server.routing.verdict import Verdict
+
+# What a try that served is called.
+OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One who could serve. request: complete but for its pictures. ready: gives the whole one, once it is its turn."""
+
+    target: Target
+    request: ImageRequest
+    ready: Callable[[], Awaitable[ImageRequest]]
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """candidates: in the operator's order, at least one. named: the model as the caller named it. deadline_seconds: on
+    the loop's clock; None: the caller waits for ever. has_choice: whether the caller left it to us who draws."""
+
+    candidates: tuple[Candidate, ...]
+    named: str
+    deadline_seconds: float | None = None
+    wants_progress: bool = False
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def request(self) -> ImageRequest:
+        """What all candidates' requests agree on may be read from this one: operation, count, the prompt as sent."""
+        return self.candidates[0].request
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One candidate's turn. was_asked: whether it got the request at all."""
+
+    target: Target
+    cause: str
+    was_asked: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.target}={self.cause}"
+
+
+@dataclass(slots=True)
+class Course:
+    """What has happened so far. reason: why in this order. wasted_usd: on tries that did not serve."""
+
+    reason: str
+    tries: list[Try] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    wasted_usd: float = 0.0
+
+    @property
+    def asked(self) -> int:
+        return sum(one.was_asked for one in self.tries)
+
+    def failed(self, target: Target, verdict: Verdict, *, was_asked: bool) -> None:
+        self.tries.append(Try(target, verdict.cause, was_asked))
+        self.verdicts.append(verdict)
+
+    def headers(self) -> dict[str, str]:
+        """For whoever wants to know who was asked, and why in this order."""
+        served = next((one.target.backend for one in self.tries if one.cause == OK), None)
+        headers = {"x-safelight-attempts": ", ".join(map(str, self.tries)), "x-safelight-route": self.reason}
+        return headers if served is None else {"x-safelight-backend": served, **headers}
+
+    def error(self) -> SafelightError:
+        """What the caller is told in the end: a refusal that ended it, else a failure that may pass, else the first."""
+        last = self.verdicts[-1]
+        passing = (verdict for verdict in self.verdicts if verdict.error.row.should_retry is not False)
+        error = (next(passing, self.verdicts[0]) if last.is_curable else last).error
+        error.more_headers |= self.headers()
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The pictures, and whose request they answer. cost_usd: with what was wasted on the way."""
+
+    request: ImageRequest
+    drawn: Drawn
+    course: Course
+
+    @property
+    def cost_usd(self) -> float:
+        return self.drawn.cost_usd + self.course.wasted_usd
