@@ -1,0 +1,142 @@
+"""The durable account: an entry for each image, written before its work, and an attempt for each call that may cost money.
+
+Knows what is written, read and forgotten; knows no HTTP, no models and no prices.
+Invariant: what a call has returned from is on the disk; an entry is settled once, an attempt ended once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection, text
+
+from server.ledger import reading, writing
+from server.ledger.clerk import Clerk
+from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
+from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Page, Settlement
+from server.ledger.migrate import bring_up_to_date
+from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
+
+Result = TypeVar("Result")
+DEADLINE_SECONDS: Final = 10.0
+# What a migration of large tables may take on PostgreSQL.
+OPEN_SECONDS: Final = 300.0
+
+
+class Ledger:
+    """url: sqlite:///PATH or postgresql+psycopg://... deadline_seconds: every call but `open` returns or raises within it.
+
+    Every method raises LedgerProblem while the database cannot be used, and works again once it can; those that write
+    raise LedgerRefusal for what contradicts the ledger. May be used by one event loop at a time.
+    """
+
+    def __init__(self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+        """Raises LedgerProblem for a URL that cannot be used. Touches no file and no network."""
+        self._deadline_seconds = deadline_seconds
+        self._database = Database(url, Patience(deadline_seconds))
+        self._writer: Clerk | None = None
+        self._reader: Clerk | None = None
+
+    @property
+    def commits(self) -> int:
+        """How many groups of writes were committed since `open`."""
+        return 0 if self._writer is None else self._writer.groups
+
+    async def open(self) -> int:
+        """Make or migrate the tables, and close what a crash left open as `interrupted`: how many entries.
+
+        Attempts that were open keep their reservation as their cost, since it may have been spent. If a server is alive
+        after all whose entries these are, its own settlements replace what was presumed here.
+        """
+        writer = Clerk("ledger-writer", self._database.engine(may_write=True))
+        writer.start()
+        try:
+            await asyncio.to_thread(self._make_file)
+            closed = await writer.do(self._prepare, OPEN_SECONDS)
+        except BaseException:
+            writer.stop(0.0)
+            raise
+        self._writer, self._reader = writer, Clerk("ledger-reader", self._database.engine(may_write=False))
+        self._reader.start()
+        return closed
+
+    async def close(self) -> None:
+        """After what is under way. A ledger that was never opened is closed too."""
+        writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+        for clerk in (reader, writer):  # whoever closes SQLite's file last tidies up
+            if clerk is not None:
+                await asyncio.to_thread(clerk.stop, self._deadline_seconds)
+
+    async def reserve(self, entries: Sequence[Entry]) -> None:
+        """All or none; durable when it returns."""
+        if entries:
+            await self._write(lambda connection: writing.reserve(connection, entries))
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """All or none, each entry exactly once."""
+        if settlements:
+            await self._write(lambda connection: writing.settle(connection, settlements))
+
+    async def begin_attempt(self, attempt: Attempt) -> None:
+        await self._write(lambda connection: writing.begin_attempt(connection, attempt))
+
+    async def try_attempt(self, attempt: Attempt, caps: Mapping[str | None, int], since_unix_ms: int) -> bool:
+        """Begin it only if what its backend spent since then, with this reservation, stays within caps[backend], and what
+        all backends spent within caps[None], where these are given. Whether it was begun. Holds across servers."""
+        return await self._write(
+            lambda connection: writing.try_attempt(connection, attempt, caps, since_unix_ms), self._lock_caps
+        )
+
+    async def end_attempt(self, end: AttemptEnd) -> None:
+        await self._write(lambda connection: writing.end_attempt(connection, end))
+
+    async def spent_microusd(self, since_unix_ms: int) -> dict[str, int]:
+        """By backend, of the attempts that began since: ended ones' cost plus open ones' reservations."""
+        return await self._read(lambda connection: reading.spent(connection, since_unix_ms))
+
+    async def rows(
+        self, *, since_unix_ms: int, until_unix_ms: int, key_id: str | None, after: Cursor | None, limit: int
+    ) -> Page:
+        """Images that began in [since, until), oldest first. key_id: whose; None for everybody's. limit: 1 or more."""
+        return await self._read(
+            lambda connection: reading.page(connection, since_unix_ms, until_unix_ms, key_id, after, limit)
+        )
+
+    async def forget_before(self, unix_ms: int) -> int:
+        """Delete settled entries and ended attempts that began earlier: how many. A part at a time, as others write
+        meanwhile; a LedgerProblem on the way leaves the rest for the next time."""
+        forgotten = 0
+        while some := await self._write(lambda connection: writing.forget(connection, unix_ms)):
+            forgotten += some
+        return forgotten
+
+    async def _write(
+        self, work: Callable[[Connection], Result], before: Callable[[Connection], None] | None = None
+    ) -> Result:
+        if self._writer is None:
+            raise LedgerProblem(NOT_OPEN)
+        return await self._writer.do(work, self._deadline_seconds, before)
+
+    async def _read(self, work: Callable[[Connection], Result]) -> Result:
+        if self._reader is None:
+            raise LedgerProblem(NOT_OPEN)
+        return await self._reader.do(work, self._deadline_seconds)
+
+    def _make_file(self) -> None:
+        try:
+            self._database.make_file()
+        except OSError as error:
+            raise problem_of(error) from error
+
+    def _prepare(self, connection: Connection) -> int:
+        if not self._database.is_sqlite:
+            for setting in ("statement_timeout", "lock_timeout"):
+                connection.execute(text(f"SET LOCAL {setting} = {round(OPEN_SECONDS * 1000)}"))
+        self._database.lock(connection, MIGRATION_LOCK)
+        bring_up_to_date(connection)
+        return writing.close_what_is_open(connection)
+
+    def _lock_caps(self, connection: Connection) -> None:
+        self._database.lock(connection, CAPS_LOCK)

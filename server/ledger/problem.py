@@ -1,0 +1,86 @@
+"""What the ledger raises: the database cannot be used, or what was asked contradicts what is written.
+
+Invariant: texts are this file's constants. What a driver says may hold an address, a user's name or a value, so it stays
+in the cause, for the log.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+BAD_URL: Final = "The ledger's URL must be sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE."
+NO_DRIVER: Final = "The ledger's URL names PostgreSQL, whose driver is not installed: pip install 'safelight[postgresql]'."
+NOT_OPEN: Final = "The ledger is not open."
+LOCKED: Final = "The ledger's database is locked by another program."
+FULL: Final = "The ledger's database has no room left."
+READ_ONLY: Final = "The ledger's database cannot be written to."
+UNREACHABLE: Final = "The ledger's database cannot be reached."
+SILENT: Final = "The ledger's database does not answer."
+DAMAGED: Final = "The ledger's file is damaged, or is no SQLite database."
+NEWER: Final = "The ledger's database was made by a newer version of Safelight. It is left as it is."
+UNUSABLE: Final = "The ledger's database refuses what the ledger does."
+
+RESERVED_BEFORE: Final = "An entry of this request was reserved before, or holds a value outside its range."
+NEVER_RESERVED: Final = "An entry is settled that was never reserved."
+SETTLED_BEFORE: Final = "An entry is settled a second time."
+BEGUN_BEFORE: Final = "This attempt was begun before, or holds a value outside its range."
+NEVER_BEGUN: Final = "An attempt is ended that was never begun."
+ENDED_BEFORE: Final = "An attempt is ended a second time."
+OUT_OF_RANGE: Final = "A value is outside its range."
+
+
+class LedgerProblem(Exception):
+    """The database cannot be used now; the same call may work later. Nothing was written, unless the database fell
+    silent during the commit itself: then the same call, made again, may raise LedgerRefusal."""
+
+
+class LedgerRefusal(Exception):
+    """A defect of the caller: what was asked contradicts the ledger, or cannot be held by it. Nothing was written."""
+
+
+# https://sqlite.org/rescode.html, the low byte
+_SQLITE = {
+    sqlite3.SQLITE_BUSY: LOCKED,
+    sqlite3.SQLITE_LOCKED: LOCKED,
+    sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_READONLY: READ_ONLY,
+    sqlite3.SQLITE_PERM: READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: UNREACHABLE,
+    sqlite3.SQLITE_INTERRUPT: SILENT,
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
+}
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, by code or by class
+_POSTGRESQL = {
+    "55P03": LOCKED,
+    "57014": SILENT,
+    "53100": FULL,
+    "25006": READ_ONLY,
+    "42501": READ_ONLY,
+    "53": UNREACHABLE,
+    "08": UNREACHABLE,
+    "28": UNREACHABLE,
+    "3D": UNREACHABLE,
+    "57": UNREACHABLE,
+}
+
+
+def problem_of(error: BaseException) -> LedgerProblem:
+    """What a failed transaction means to the caller. The error is the problem's cause."""
+    problem = LedgerProblem(str(error) if isinstance(error, LedgerProblem) else _text(error))
+    problem.__cause__ = error
+    return problem
+
+
+def _text(error: BaseException) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        return _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, UNUSABLE)
+    if isinstance(error, DBAPIError):
+        # A connection that could not be made, or broke, has no code.
+        state = getattr(cause, "sqlstate", None) or "08"
+        return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], UNUSABLE)
+    return UNREACHABLE if isinstance(error, OSError) else UNUSABLE

@@ -1,0 +1,139 @@
+"""The statements that write, each a function of a connection inside a transaction.
+
+Knows the tables; knows no threads and no transactions' ends.
+Invariant: what contradicts the ledger raises LedgerRefusal; whoever calls undoes what was written before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, false, insert, select, true, update
+from sqlalchemy.exc import IntegrityError
+
+from server.ledger.entries import INTERRUPTED, Attempt, AttemptEnd, Entry, Settlement
+from server.ledger.problem import (
+    BEGUN_BEFORE,
+    ENDED_BEFORE,
+    NEVER_BEGUN,
+    NEVER_RESERVED,
+    RESERVED_BEFORE,
+    SETTLED_BEFORE,
+    LedgerRefusal,
+)
+from server.ledger.reading import spent
+from server.ledger.tables import ATTEMPTS, ENTRIES
+
+# Rows that one deletion takes, so that nobody waits long behind it.
+FORGOTTEN_AT_ONCE = 2000
+
+_entry, _attempt = ENTRIES.c, ATTEMPTS.c
+# What a later start closed is closed by presumption only: who works on it after all knows better.
+_IS_OPEN = _entry.outcome.is_(None) | _entry.is_presumed
+_ATTEMPT_IS_OPEN = _attempt.cost_microusd.is_(None) | _attempt.is_presumed
+
+_RESERVE = insert(ENTRIES)
+_SETTLE = (
+    update(ENTRIES)
+    .where(_entry.request_id == bindparam("of_request"), _entry["index"] == bindparam("of_index"), _IS_OPEN)
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in (
+                *("outcome", "error_code", "served_model", "backend", "attempts", "steps", "seed"),
+                *("queue_ms", "device_ms", "latency_ms", "cost_microusd", "served_size"),
+            )
+        }
+        | {"is_presumed": false()}
+    )
+)
+_BEGIN = insert(ATTEMPTS)
+_END = (
+    update(ATTEMPTS)
+    .where(_attempt.attempt_id == bindparam("of_attempt"), _ATTEMPT_IS_OPEN)
+    .values(
+        {name: bindparam(f"new_{name}") for name in ("cause", "status", "latency_ms", "cost_microusd")}
+        | {"is_presumed": false()}
+    )
+)
+
+
+def reserve(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Raises LedgerRefusal if one of them is there already."""
+    try:
+        connection.execute(_RESERVE, [asdict(entry) for entry in entries])
+    except IntegrityError as error:
+        raise LedgerRefusal(RESERVED_BEFORE) from error
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Raises LedgerRefusal if one of them was never reserved, or is settled already, here or earlier in the sequence."""
+    rows = [_parameters(asdict(settlement)) for settlement in settlements]
+    if connection.execute(_SETTLE, rows).rowcount != len(rows):
+        raise LedgerRefusal(SETTLED_BEFORE if _are_all_there(connection, settlements) else NEVER_RESERVED)
+
+
+def _parameters(values: dict[str, Any]) -> dict[str, Any]:
+    request_id, index, size = (values.pop(name) for name in ("request_id", "index", "size"))
+    names = {f"new_{name}": value for name, value in values.items()}
+    return names | {"of_request": request_id, "of_index": index, "new_served_size": size}
+
+
+def _are_all_there(connection: Connection, settlements: Sequence[Settlement]) -> bool:
+    wanted = {(settlement.request_id, settlement.index) for settlement in settlements}
+    query = select(_entry.request_id, _entry["index"]).where(_entry.request_id.in_({name for name, _ in wanted}))
+    return wanted <= {(request_id, index) for request_id, index in connection.execute(query)}
+
+
+def begin_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Raises LedgerRefusal if it was begun before."""
+    try:
+        connection.execute(_BEGIN, asdict(attempt))
+    except IntegrityError as error:
+        raise LedgerRefusal(BEGUN_BEFORE) from error
+
+
+def try_attempt(connection: Connection, attempt: Attempt, caps: Mapping[str | None, int], since_unix_ms: int) -> bool:
+    """Whether it fits into the caps and was written. Nobody else may write attempts meanwhile, nor before the commit."""
+    by_backend = spent(connection, since_unix_ms) if caps else {}
+    so_far = {attempt.backend: by_backend.get(attempt.backend, 0), None: sum(by_backend.values())}
+    if any(so_far[name] + attempt.reserved_microusd > cap for name, cap in caps.items() if name in so_far):
+        return False
+    begin_attempt(connection, attempt)
+    return True
+
+
+def end_attempt(connection: Connection, end: AttemptEnd) -> None:
+    """Raises LedgerRefusal if it was never begun, or has ended already."""
+    values = asdict(end)
+    attempt_id = values.pop("attempt_id")
+    parameters = {f"new_{name}": value for name, value in values.items()} | {"of_attempt": attempt_id}
+    if connection.execute(_END, parameters).rowcount != 1:
+        there = connection.execute(select(_attempt.attempt_id).where(_attempt.attempt_id == attempt_id)).first()
+        raise LedgerRefusal(ENDED_BEFORE if there else NEVER_BEGUN)
+
+
+def close_what_is_open(connection: Connection) -> int:
+    """As nobody is left who could: how many entries. An attempt's reservation becomes its cost, as it may have been spent."""
+    attempts = update(ATTEMPTS).where(_attempt.cost_microusd.is_(None))
+    connection.execute(
+        attempts.values(cost_microusd=_attempt.reserved_microusd, cause=INTERRUPTED, latency_ms=0, is_presumed=true())
+    )
+    entries = update(ENTRIES).where(_entry.outcome.is_(None))
+    unknown = dict.fromkeys(("attempts", "latency_ms", "cost_microusd"), 0)
+    return connection.execute(entries.values(outcome=INTERRUPTED, is_presumed=true(), **unknown)).rowcount
+
+
+def forget(connection: Connection, unix_ms: int) -> int:
+    """Delete settled entries and ended attempts that began before: how many, no more than 2 * FORGOTTEN_AT_ONCE."""
+    entries = _delete_some(connection, ENTRIES, _entry.id, unix_ms, _entry.outcome.is_not(None))
+    return entries + _delete_some(connection, ATTEMPTS, _attempt.attempt_id, unix_ms, _attempt.cost_microusd.is_not(None))
+
+
+def _delete_some(
+    connection: Connection, table: Table, name: ColumnElement[Any], unix_ms: int, is_over: ColumnElement[bool]
+) -> int:
+    old = select(name).where(table.c.began_unix_ms < unix_ms, is_over).limit(FORGOTTEN_AT_ONCE)
+    return connection.execute(delete(table).where(name.in_(old))).rowcount
