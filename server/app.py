@@ -23,35 +23,87 @@ from server.api import admin, files, health, images, models
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.description import ImagesReply, Model, ModelList, describe, operation
 from server.api.envelope import Edge, install_handlers
+from server.api.parse import Reach
 from server.api.services import Services
+from server.backends.local import LocalBackend
 from server.core.catalogue import Catalogue
+from server.core.providers import LOCAL
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.worker_process import WorkerSettings
 from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
+from server.ledger.ledger import Ledger
+from server.remotes import Remotes, remote_backends
+from server.routing.accounts import Accounts
+from server.routing.allowance import Allowance
+from server.routing.choice import Weights
+from server.routing.router import Router
 
 log = logging.getLogger("safelight.app")
 SUMMARY = "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix."
 PREFIXES = ("/v1", "/api", "")
 SWEEP_SECONDS = 30.0
 # Headers that pages of other origins may read.
-EXPOSED_HEADERS = ("x-request-id", "openai-processing-ms", "retry-after", "x-should-retry", "x-safelight-ignored")
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "openai-processing-ms",
+    "retry-after",
+    "x-should-retry",
+    "x-safelight-ignored",
+    "x-safelight-backend",
+    "x-safelight-attempts",
+    "x-safelight-route",
+    "x-safelight-drawn-size",
+)
 
 
-def build_services(settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path) -> Services:
-    """The parts of one server, built but not started. base_url: what result URLs start with."""
-    workers = worker_settings(settings, catalogue)
+def build_services(
+    settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path, ledger_url: str
+) -> Services:
+    """The parts of one server, built but not started. base_url: what result URLs start with. ledger_url: where the
+    books are kept."""
+    workers, decoder = worker_settings(settings, catalogue), Decoder()
+    dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
+    local = LocalBackend(
+        dispatcher,
+        {model: entry.family for model, entry in catalogue.models.items()},
+        has_facts=settings.embed_facts,
+        usd_per_device_hour=settings.device_usd_per_hour,
+    )
+    ledger, remotes = Ledger(ledger_url), remote_backends(settings, catalogue, decoder)
     return Services(
         settings=settings,
         catalogue=catalogue,
-        dispatcher=Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds),
+        dispatcher=dispatcher,
         files=FileStore(files_folder, settings.file_lifetime_seconds, settings.files_quota_bytes),
-        decoder=Decoder(),
+        decoder=decoder,
         fetch_policy=fetch_policy(settings),
+        reach=Reach(catalogue, remotes.upstreams, settings.default_response_format),
+        local=local,
+        router=build_router(settings, catalogue, local, remotes, ledger),
+        ledger=ledger,
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
+    )
+
+
+def build_router(
+    settings: Settings, catalogue: Catalogue, local: LocalBackend, remotes: Remotes, ledger: Ledger
+) -> Router:
+    """Who may be asked, and by what rule."""
+    caps_usd: dict[str | None, float] = {
+        name: entry.daily_usd for name, entry in catalogue.backends.items() if entry.daily_usd is not None
+    }
+    if settings.daily_usd is not None:
+        caps_usd[None] = settings.daily_usd
+    return Router(
+        backends={LOCAL: local, **remotes.backends},
+        upstreams=remotes.upstreams,
+        accounts=Accounts(ledger, caps_usd),
+        weights=Weights(settings.route_seconds_per_usd, settings.route_seconds_per_place),
+        allowance=Allowance(settings.fallback_share),
     )
 
 
@@ -136,6 +188,7 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 async def _running(services: Services) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
+    await services.ledger.open()
     services.dispatcher.start()
     await services.decoder.start()
     sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
@@ -145,6 +198,8 @@ async def _running(services: Services) -> AsyncIterator[None]:
         sweeper.cancel()
         await services.dispatcher.stop()
         await services.decoder.stop()
+        await services.router.finish()
+        await services.ledger.close()
         await asyncio.to_thread(services.files.close)
 
 

@@ -80,7 +80,8 @@ async def serve(
     address = address_of(listener)
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
         folder = settings.files_folder or Path(own_folder)
-        services = build_services(settings, catalogue, settings.public_base_url or address, folder)
+        ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
+        services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
         server = _Server(_config(services), services.dispatcher)
         announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
         try:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core import errors
-from server.core.request_id import new_request_id
+from server.core.request_id import REQUEST_ID, new_request_id
 
 log = logging.getLogger("safelight.http")
 
@@ -64,6 +64,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(send)
+        scope[REQUEST_ID] = exchange.request_id
         try:
             await self._app(scope, receive, exchange.send)
         except Exception:

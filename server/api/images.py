@@ -6,25 +6,30 @@ Invariant: either every picture that was asked for is in the reply, or the reply
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api.departure import unless_gone
-from server.api.drawing import Drawing
 from server.api.forms import values_of
 from server.api.multipart import receive_form
-from server.api.parse import Parsed, parse
-from server.api.pictures import with_pictures
+from server.api.parse import parse
+from server.api.parsed import Parsed
+from server.api.pictures import Pictures
 from server.api.receive import media_type_of, receive_json_object
-from server.api.replies import Times, reply_of
+from server.api.replies import Times, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
 from server.core import errors
-from server.core.request import ImageRequest, LocalRequest, Operation
+from server.core.providers import LOCAL
+from server.core.request import ImageRequest, Operation
+from server.core.request_id import REQUEST_ID
+from server.routing.journey import Candidate, Journey
 
 # Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
 CLIENT_CLOSED_REQUEST = 499
@@ -61,48 +66,49 @@ async def _form_or_json(request: Request) -> Mapping[str, Any]:
 async def _answer(request: Request, operation: Operation, values: Mapping[str, Any]) -> Response:
     began, started_seconds = int(time.time()), time.perf_counter()
     services = services_of(request)
-    parsed = parse(operation, values, services.catalogue, services.settings.default_response_format)
-    services.dispatcher.check_room(parsed.request.count)
-    _check_storage(parsed.request, services)
-    ready = await unless_gone(request, with_pictures(parsed, services))
-    if ready is None:
+    parsed = parse(operation, values, services.reach)
+    _check_room(parsed, services)
+    _check_storage(parsed[0].request, services)
+    pictures = Pictures(parsed[0].asked, services)
+    # A picture that is none is refused before anything else is done for the request.
+    if await unless_gone(request, pictures.ready(parsed[0])) is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
-    drawing = _drawing(ready, parsed, services, wants_progress=request.headers.get(PROGRESS_HEADER) == "true")
-    headers = {"x-safelight-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
-    if parsed.is_stream:
-        return EventStream(events_of(drawing, began, started_seconds), headers)
-    _check_duration(drawing, services)
-    pictures = await unless_gone(request, drawing.draw_all())
-    if pictures is None:
+    journey = _journey(request, parsed, pictures, services)
+    if parsed[0].asked.is_stream:
+        events = events_of(journey, services.router, services.local.place, began, started_seconds)
+        return EventStream(events, _ignored(parsed[0]))
+    served = await unless_gone(request, services.router.draw(journey))
+    if served is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
-    return JSONResponse(await reply_of(ready, pictures, times, services), headers=headers)
+    own = next(one for one in parsed if one.target == served.target)
+    return JSONResponse(await reply_of(served, times, services), headers=_ignored(own) | headers_of(served))
 
 
-def _drawing(ready: LocalRequest, parsed: Parsed, services: Services, *, wants_progress: bool) -> Drawing:
-    return Drawing(
-        request=ready,
-        family=services.catalogue.models[ready.model].family,
-        dispatcher=services.dispatcher,
-        has_facts=services.settings.embed_facts,
-        wants_progress=parsed.is_stream and wants_progress,
+def _journey(
+    request: Request, parsed: tuple[Parsed[ImageRequest], ...], pictures: Pictures, services: Services
+) -> Journey:
+    asked = parsed[0].asked
+    patience_seconds = None if asked.is_stream else services.settings.plain_answer_seconds
+    return Journey(
+        candidates=tuple(Candidate(one.target, one.request, partial(pictures.ready, one)) for one in parsed),
+        named=asked.body.model or services.catalogue.default_model,
+        deadline_seconds=None if patience_seconds is None else asyncio.get_running_loop().time() + patience_seconds,
+        wants_progress=asked.is_stream and request.headers.get(PROGRESS_HEADER) == "true",
+        request_id=request.scope[REQUEST_ID],
     )
+
+
+def _ignored(parsed: Parsed[ImageRequest]) -> dict[str, str]:
+    return {"x-safelight-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
+
+
+def _check_room(parsed: tuple[Parsed[ImageRequest], ...], services: Services) -> None:
+    """Where nobody else could serve, a full server says so before it does anything."""
+    if all(one.target.backend == LOCAL for one in parsed):
+        services.local.check_room(parsed[0].request.count)
 
 
 def _check_storage(request: ImageRequest, services: Services) -> None:
     if request.response_format == "url" and not services.files.has_room():
         raise errors.storage_full()
-
-
-def _check_duration(drawing: Drawing, services: Services) -> None:
-    """Refuse at once what would end after the client has given up."""
-    limit_seconds = services.settings.plain_answer_seconds
-    jobs = drawing.jobs()
-    own_seconds = services.dispatcher.own_seconds(jobs)
-    if own_seconds is None:
-        return
-    if own_seconds > limit_seconds:
-        raise errors.too_slow_for_a_plain_answer(own_seconds, limit_seconds)
-    seconds = own_seconds + services.dispatcher.seconds_ahead(jobs)
-    if seconds > limit_seconds:
-        raise errors.queue_too_long(seconds, limit_seconds)

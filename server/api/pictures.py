@@ -1,56 +1,89 @@
-"""The pictures that a request starts from: obtained in whatever form they were named, and fitted to what is drawn.
+"""The pictures that a request starts from: obtained once, in whatever form they were named, and fitted to what each of
+those who could serve draws.
 
 Knows the wire's forms, the fetcher and the decoder; decodes nothing itself.
-Invariant: nothing is decoded in this process, and nothing is fetched that the settings do not allow.
+Invariant: nothing is decoded in this process, nothing is fetched that the settings do not allow, and nothing twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from server.api.asked import Asked
 from server.api.control import CONTROL_IMAGE
-from server.api.parse import Parsed
+from server.api.parse_remote import drawn_size
+from server.api.parsed import Parsed
 from server.api.services import Services
 from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
-from server.core.request import LocalRequest, Size
+from server.core.providers import Target
+from server.core.request import ImageRequest, LocalRequest, RemoteRequest
 from server.images.fetch import UnfetchableUrl, fetch_picture
-from server.images.inputs import refusal
+from server.images.inputs import ImageInputs, refusal
 
 
-async def with_pictures(parsed: Parsed, services: Services) -> LocalRequest:
-    """The complete request. Raises SafelightError: 400 for the image, the mask or the control picture."""
-    request, asked_size = parsed.request, parsed.asked_size
-    if parsed.image is not None:
-        request = await _with_image(request, parsed.image, parsed, services)
-        asked_size = request.size
-    if parsed.hint is not None:
-        request = await _with_hint(request, parsed.hint, asked_size, parsed, services)
-    return request
+@dataclass(slots=True)
+class Pictures:
+    """Of one request. Files are kept as they came until the request has ended."""
+
+    asked: Asked
+    services: Services
+    _files: dict[str, bytes] = field(default_factory=dict)
+    _ready: dict[Target, ImageRequest] = field(default_factory=dict)
+
+    async def ready(self, parsed: Parsed[ImageRequest]) -> ImageRequest:
+        """The complete request. Raises SafelightError: 400 for the image, the mask or the control picture."""
+        if parsed.target not in self._ready:
+            self._ready[parsed.target] = await self._completed(parsed)
+        return self._ready[parsed.target]
+
+    async def _completed(self, parsed: Parsed[ImageRequest]) -> ImageRequest:
+        match parsed.request:
+            case LocalRequest() as request:
+                return await self._for_us(request, parsed)
+            case RemoteRequest() as request:
+                return await self._for_others(request, parsed)
+            case request:
+                return request
+
+    async def _for_us(self, request: LocalRequest, parsed: Parsed[ImageRequest]) -> LocalRequest:
+        asked_size = parsed.asked_size
+        if self.asked.image is not None:
+            inputs = await self._fitted(self.asked.image, parsed)
+            request = replace(request, size=inputs.size, image=inputs.image, mask=inputs.mask)
+            asked_size = inputs.size
+        if self.asked.hint is None or request.control is None:
+            return request
+        # Placed as the image is; without an image and a size the hint's own shape is drawn.
+        content = await self._obtained(CONTROL_IMAGE, self.asked.hint)
+        inputs = await self.services.decoder.fit(content, None, asked_size, parsed.limits, CONTROL_IMAGE)
+        return replace(request, size=inputs.size, control=msgspec.structs.replace(request.control, hint=inputs.image))
+
+    async def _for_others(self, request: RemoteRequest, parsed: Parsed[ImageRequest]) -> RemoteRequest:
+        """As the provider's model takes them: PNG files of the size that it draws."""
+        if self.asked.image is None:
+            return request
+        can = self.services.reach.upstreams[parsed.target].can
+        inputs = await self._fitted(self.asked.image, parsed)
+        drawn = drawn_size(inputs.size, can)
+        packed = await self.services.decoder.packed(inputs, drawn, can.mask_colours, can.max_image_bytes)
+        return replace(request, size=inputs.size, drawn_size=drawn, image=packed.image, mask=packed.mask)
+
+    async def _fitted(self, image: Source, parsed: Parsed[ImageRequest]) -> ImageInputs:
+        file = await self._obtained("image", image)
+        mask = None if self.asked.mask is None else await self._obtained("mask", self.asked.mask)
+        return await self.services.decoder.fit(file, mask, parsed.asked_size, parsed.limits)
+
+    async def _obtained(self, param: str, source: Source) -> bytes:
+        """The file itself."""
+        if param not in self._files:
+            self._files[param] = await _file_of(param, source, self.services)
+        return self._files[param]
 
 
-async def _with_image(request: LocalRequest, source: Source, parsed: Parsed, services: Services) -> LocalRequest:
-    image = await _obtained("image", source, services)
-    mask = None if parsed.mask is None else await _obtained("mask", parsed.mask, services)
-    inputs = await services.decoder.fit(image, mask, parsed.asked_size, parsed.limits)
-    return replace(request, size=inputs.size, image=inputs.image, mask=inputs.mask)
-
-
-async def _with_hint(
-    request: LocalRequest, source: Source, asked_size: Size | None, parsed: Parsed, services: Services
-) -> LocalRequest:
-    """Placed as the image is; without an image and a size the hint's own shape is drawn."""
-    if request.control is None:
-        return request
-    content = await _obtained(CONTROL_IMAGE, source, services)
-    inputs = await services.decoder.fit(content, None, asked_size, parsed.limits, CONTROL_IMAGE)
-    return replace(request, size=inputs.size, control=msgspec.structs.replace(request.control, hint=inputs.image))
-
-
-async def _obtained(param: str, source: Source, services: Services) -> bytes:
-    """The file itself."""
+async def _file_of(param: str, source: Source, services: Services) -> bytes:
     if isinstance(source, bytes):
         return _bounded(param, source)
     if is_web_url(source):

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from server.api.services import Services
 from server.core import errors
-from server.core.request import ImageRequest, Picture
+from server.core.request import ImageRequest, Picture, RemoteRequest
 from server.core.usage import usage_of
 from server.images.store import FullStore
+from server.routing.journey import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,39 +27,51 @@ class Times:
     latency_ms: int
 
 
-async def reply_of(
-    request: ImageRequest, pictures: Sequence[Picture], times: Times, services: Services
-) -> dict[str, Any]:
+async def reply_of(served: Served, times: Times, services: Services) -> dict[str, Any]:
     """The body of a plain answer. Raises SafelightError when a file cannot be kept."""
-    data = [await item_of(picture, request, services) for picture in pictures]
+    request = served.request
+    data = [await item_of(picture, request, services) for picture in served.drawn.pictures]
     return {
         "created": times.began,
         "data": data,
         **shared_fields(request),
-        "usage": usage_of(request, len(data), times.latency_ms),
+        "usage": usage_of(request, len(data), times.latency_ms, served.cost_usd),
     }
+
+
+def headers_of(served: Served) -> dict[str, str]:
+    """Who served, who was asked, why in this order; and what was drawn, where that was another size."""
+    request, headers = served.request, served.course.headers()
+    if isinstance(request, RemoteRequest) and request.drawn_size != request.size:
+        headers["x-safelight-drawn-size"] = str(request.drawn_size)
+    return headers
 
 
 def shared_fields(request: ImageRequest) -> dict[str, Any]:
     """What is true of all pictures of a request. quality: only where it was asked for in OpenAI's newer words."""
+    is_transparent = isinstance(request, RemoteRequest) and request.background == "transparent"
     fields: dict[str, Any] = {
         "size": str(request.size),
         "output_format": request.output_format,
-        "background": "opaque",
+        "background": "transparent" if is_transparent else "opaque",
     }
     return fields if request.quality is None else {**fields, "quality": request.quality}
 
 
 async def item_of(picture: Picture, request: ImageRequest, services: Services) -> dict[str, Any]:
     """One entry of `data`."""
-    item: dict[str, Any] = {"seed": picture.seed}
+    item: dict[str, Any] = {} if picture.seed is None else {"seed": picture.seed}
     if request.response_format == "b64_json":
         item["b64_json"] = in_base64(picture.file)
     else:
         item["url"] = await _kept_url(picture, request, services)
-    if request.prompt != request.sent_prompt:
-        item["revised_prompt"] = request.prompt
-    return item
+    return item | revision(picture, request)
+
+
+def revision(picture: Picture | None, request: ImageRequest) -> dict[str, str]:
+    """The prompt that was drawn, where it is not the one that was sent."""
+    drawn = request.prompt if picture is None or picture.revised_prompt is None else picture.revised_prompt
+    return {} if drawn == request.sent_prompt else {"revised_prompt": drawn}
 
 
 def in_base64(content: bytes) -> str:

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from server.api.parse import Reach
+from server.backends.local import LocalBackend
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
 from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
+from server.ledger.ledger import Ledger
+from server.routing.router import Router
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. `fetch_policy`: None offline, where no picture is fetched. `base_url` is what result URLs
-    start with, without a slash at the end."""
+    """One server's parts. reach: who could serve what. local: our own devices as a backend. fetch_policy: None offline,
+    where no picture is fetched. base_url: what result URLs start with, without a slash at the end."""
 
     settings: Settings
     catalogue: Catalogue
@@ -25,6 +29,10 @@ class Services:
     files: ResultStore
     decoder: Decoder
     fetch_policy: FetchPolicy | None
+    reach: Reach
+    local: LocalBackend
+    router: Router
+    ledger: Ledger
     base_url: str
     started_unix_seconds: int
 

@@ -22,11 +22,12 @@ from starlette.types import Receive, Scope, Send
 
 from pipelines.messages import Event, Preview, Progress
 from server.api.departure import unless_disconnected
-from server.api.replies import in_base64, shared_fields
-from server.backends.drawing import Drawing
+from server.api.replies import in_base64, revision, shared_fields
 from server.core import errors
-from server.core.request import Operation, Picture
+from server.core.request import ImageRequest, Operation, Picture
 from server.core.usage import usage_of
+from server.routing.journey import Journey
+from server.routing.router import Router
 
 log = logging.getLogger("safelight.http")
 KEEP_ALIVE_SECONDS, PROGRESS_SECONDS = 10.0, 1.0
@@ -41,7 +42,8 @@ Told = dict[str, Any]
 class _Teller:
     """Turns what happens to one request's pictures into events, and queues them."""
 
-    drawing: Drawing
+    journey: Journey
+    place_of: Callable[[str, int], int]
     began: int
     started_seconds: float
     queue: asyncio.Queue[Told | None] = field(default_factory=asyncio.Queue)
@@ -53,12 +55,13 @@ class _Teller:
 
     def hear(self, index: int, event: Event) -> None:
         """A sign of picture `index`. After a lost worker steps come again: none is shown twice."""
+        request = self.journey.local_request or self.journey.request
         match event:
             case Preview(step=step, file=file) if step > self.shown.get(index, 0):
                 self.shown[index] = step
                 number = next(self.partials.setdefault(index, itertools.count()))
-                self.tell("partial_image", file, index, partial_image_index=number)
-            case Progress(step=step, steps=steps) if self.drawing.wants_progress:
+                self.tell("partial_image", file, index, request, partial_image_index=number)
+            case Progress(step=step, steps=steps) if self.journey.wants_progress:
                 told = {"type": PROGRESS, "index": index, "step": step, "steps": steps}
                 self.queue.put_nowait(told)
             case _:
@@ -66,40 +69,43 @@ class _Teller:
 
     def places(self) -> list[Told]:
         """Where in the queue the pictures are that have not begun, for those who want to know."""
-        drawing = self.drawing
-        waiting = (
-            (index, drawing.place(index)) for index in range(drawing.request.count if drawing.wants_progress else 0)
-        )
+        request = self.journey.local_request
+        if request is None or not self.journey.wants_progress:
+            return []
+        waiting = ((index, self.place_of(self.journey.request_id, index)) for index in range(request.count))
         return [
-            {"type": PROGRESS, "index": index, "step": 0, "steps": drawing.request.steps, "queue_place": place}
+            {"type": PROGRESS, "index": index, "step": 0, "steps": request.steps, "queue_place": place}
             for index, place in waiting
             if place
         ]
 
-    def completed(self, index: int, picture: Picture) -> None:
+    def completed(self, index: int, picture: Picture, request: ImageRequest) -> None:
         latency_ms = round((time.perf_counter() - self.started_seconds) * 1000)
-        usage = usage_of(self.drawing.request, 1, latency_ms)
-        self.tell("completed", picture.file, index, usage=usage, seed=picture.seed)
+        more = {} if picture.seed is None else {"seed": picture.seed}
+        usage = usage_of(request, 1, latency_ms, picture.cost_usd)
+        self.tell("completed", picture.file, index, request, usage=usage, **more, **revision(picture, request))
 
-    def tell(self, kind: str, file: bytes, index: int, **more: Any) -> None:
+    def tell(self, kind: str, file: bytes, index: int, request: ImageRequest, **more: Any) -> None:
         told = {
-            "type": f"{EVENT_PREFIXES[self.drawing.request.operation]}.{kind}",
+            "type": f"{EVENT_PREFIXES[request.operation]}.{kind}",
             "b64_json": in_base64(file),
             "created_at": self.began,
             "quality": "auto",
-            **shared_fields(self.drawing.request),
+            **shared_fields(request),
             "index": index,
+            **revision(None, request),
         }
-        if self.drawing.request.prompt != self.drawing.request.sent_prompt:
-            told["revised_prompt"] = self.drawing.request.prompt
         self.queue.put_nowait({**told, **more})
 
 
-async def events_of(drawing: Drawing, began: int, started_seconds: float) -> AsyncGenerator[bytes, None]:
-    """The events of a request, as they happen, with a sign of life whenever nothing does for long."""
-    teller = _Teller(drawing, began, started_seconds)
-    working = asyncio.create_task(_work(drawing, teller))
-    pause_seconds = PROGRESS_SECONDS if drawing.wants_progress else KEEP_ALIVE_SECONDS
+async def events_of(
+    journey: Journey, router: Router, place_of: Callable[[str, int], int], began: int, started_seconds: float
+) -> AsyncGenerator[bytes, None]:
+    """The events of a request, as they happen, with a sign of life whenever nothing does for long. place_of: how many
+    pictures are in front of picture i of a request."""
+    teller = _Teller(journey, place_of, began, started_seconds)
+    working = asyncio.create_task(_work(journey, router, teller))
+    pause_seconds = PROGRESS_SECONDS if journey.wants_progress else KEEP_ALIVE_SECONDS
     try:
         while True:
             try:
@@ -116,10 +122,10 @@ async def events_of(drawing: Drawing, began: int, started_seconds: float) -> Asy
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def _work(drawing: Drawing, teller: _Teller) -> None:
+async def _work(journey: Journey, router: Router, teller: _Teller) -> None:
     """Draw all, and tell the end, whatever it is."""
     try:
-        await drawing.draw_all(teller.listener, teller.completed)
+        await router.draw(journey, teller.listener, teller.completed)
     except errors.SafelightError as error:
         teller.queue.put_nowait({"type": "error", **error.body()})
     except Exception:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import secrets
 
+# Where a request's own stands in its ASGI scope.
+REQUEST_ID = "safelight.request_id"
+
 
 def new_request_id() -> str:
     return f"req_{secrets.token_hex(16)}"

@@ -53,6 +53,28 @@ class Settings(BaseSettings):
     models_folder: Path | None = Field(
         default=None, description="Where `safelight models pull` puts models; models/ beside the catalogue if unset."
     )
+    ledger: str | None = Field(
+        default=None,
+        pattern=r"^(sqlite:///|postgresql\+psycopg://).+$",
+        description="The database of the books, sqlite:///PATH or postgresql+psycopg://...; kept until the server "
+        "stops if unset.",
+    )
+    local_only: bool = Field(default=False, description="No request leaves this server for a provider.")
+    daily_usd: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="What all providers together may cost in a day (UTC)."
+    )
+    device_usd_per_hour: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="What a device's time costs, for `usage.cost`."
+    )
+    route_seconds_per_usd: float = Field(
+        default=100.0, ge=0, allow_inf_nan=False, description="What a dollar weighs where several could serve."
+    )
+    route_seconds_per_place: float = Field(
+        default=30.0, ge=0, allow_inf_nan=False, description="What each later place in a route weighs."
+    )
+    fallback_share: float = Field(
+        default=0.2, ge=0, le=1, allow_inf_nan=False, description="The share of requests that may be asked again."
+    )
     offline: bool = Field(
         default=False, description="Nothing that could go out is built: pictures come in requests, models by hand."
     )

@@ -26,8 +26,9 @@ def picture_tokens(size: Size) -> int:
     return math.ceil(size.width_px / TOKEN_SIDE_PX) * math.ceil(size.height_px / TOKEN_SIDE_PX)
 
 
-def usage_of(request: ImageRequest, count: int, latency_ms: int) -> dict[str, Any]:
-    """Of `count` of the request's pictures. cost: USD. latency_ms: from the request's arrival to the answer."""
+def usage_of(request: ImageRequest, count: int, latency_ms: int, cost_usd: float) -> dict[str, Any]:
+    """Of `count` of the request's pictures. latency_ms: from the request's arrival to the answer. cost_usd: of them
+    all."""
     text, images = text_tokens(request), 0 if request.image is None else picture_tokens(request.size)
     output = count * picture_tokens(request.size)
     return {
@@ -36,7 +37,7 @@ def usage_of(request: ImageRequest, count: int, latency_ms: int) -> dict[str, An
         "output_tokens": output,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
         "total_tokens": text + images + output,
-        "cost": round(count * request.price_usd, 6),
+        "cost": round(cost_usd, 6),
         "latency_ms": latency_ms,
         "image_size": str(request.size),
         "model_used": request.model,

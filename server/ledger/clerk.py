@@ -139,7 +139,9 @@ class Clerk:
             self.groups += 1
         for task, outcome in zip(group, outcomes, strict=True):
             with suppress(InvalidStateError):
-                task.future.set_exception(outcome) if isinstance(outcome, Exception) else task.future.set_result(outcome)
+                task.future.set_exception(outcome) if isinstance(outcome, Exception) else task.future.set_result(
+                    outcome
+                )
 
     def _with_a_second_try(self, group: Sequence[Task]) -> Sequence[Any]:
         """A database that was started anew shows only when the kept connection is used; nothing was written then."""

@@ -63,7 +63,9 @@ class Database:
             engine = create_engine(self._url, poolclass=NullPool, connect_args={"timeout": timeout})
         else:
             engine = _postgresql(self._url, timeout)
-        event.listen(engine, "connect", _sqlite_switches(may_write) if self.is_sqlite else _switches(may_write, timeout))
+        event.listen(
+            engine, "connect", _sqlite_switches(may_write) if self.is_sqlite else _switches(may_write, timeout)
+        )
         if self.is_sqlite:
             # The lock for writing is taken at once: one that is asked for later is refused without waiting.
             begin = "BEGIN IMMEDIATE" if may_write else "BEGIN"

@@ -12,7 +12,9 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 BAD_URL: Final = "The ledger's URL must be sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE."
-NO_DRIVER: Final = "The ledger's URL names PostgreSQL, whose driver is not installed: pip install 'safelight[postgresql]'."
+NO_DRIVER: Final = (
+    "The ledger's URL names PostgreSQL, whose driver is not installed: pip install 'safelight[postgresql]'."
+)
 NOT_OPEN: Final = "The ledger is not open."
 LOCKED: Final = "The ledger's database is locked by another program."
 FULL: Final = "The ledger's database has no room left."

@@ -129,7 +129,9 @@ def close_what_is_open(connection: Connection) -> int:
 def forget(connection: Connection, unix_ms: int) -> int:
     """Delete settled entries and ended attempts that began before: how many, no more than 2 * FORGOTTEN_AT_ONCE."""
     entries = _delete_some(connection, ENTRIES, _entry.id, unix_ms, _entry.outcome.is_not(None))
-    return entries + _delete_some(connection, ATTEMPTS, _attempt.attempt_id, unix_ms, _attempt.cost_microusd.is_not(None))
+    return entries + _delete_some(
+        connection, ATTEMPTS, _attempt.attempt_id, unix_ms, _attempt.cost_microusd.is_not(None)
+    )
 
 
 def _delete_some(

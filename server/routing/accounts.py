@@ -56,7 +56,6 @@ class Accounts:
 
     async def served(self, journey: Journey, served: Served, latency_ms: int) -> None:
         """Raises SafelightError when the books cannot be kept."""
-        target = next(one.target for one in reversed(served.course.tries))
         drawn, request = served.drawn, served.request
         extra = shares(microusd(served.cost_usd - sum(one.cost_usd for one in drawn.pictures)), request.count)
         settlements = [
@@ -66,7 +65,7 @@ class Accounts:
                 outcome="succeeded",
                 error_code=None,
                 served_model=request.model,
-                backend=target.backend,
+                backend=served.target.backend,
                 attempts=served.course.asked,
                 steps=request.steps if isinstance(request, (LocalRequest, RemoteRequest)) else None,
                 seed=picture.seed,

@@ -5,14 +5,14 @@ Knows requests, targets and verdicts; asks nobody.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from server.backends.backend import Drawn
 from server.core.errors import SafelightError
 from server.core.providers import Target
-from server.core.request import ImageRequest
+from server.core.request import ImageRequest, LocalRequest
+from server.core.request_id import new_request_id
 from server.routing.verdict import Verdict
 
 # What a try that served is called.
@@ -31,18 +31,24 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Journey:
     """candidates: in the operator's order, at least one. named: the model as the caller named it. deadline_seconds: on
-    the loop's clock; None: the caller waits for ever. has_choice: whether the caller left it to us who draws."""
+    the loop's clock; None: the caller waits for ever."""
 
     candidates: tuple[Candidate, ...]
     named: str
     deadline_seconds: float | None = None
     wants_progress: bool = False
-    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    request_id: str = field(default_factory=new_request_id)
 
     @property
     def request(self) -> ImageRequest:
         """What all candidates' requests agree on may be read from this one: operation, count, the prompt as sent."""
         return self.candidates[0].request
+
+    @property
+    def local_request(self) -> LocalRequest | None:
+        """What our own devices would draw, if they could serve."""
+        own = (one.request for one in self.candidates)
+        return next((request for request in own if isinstance(request, LocalRequest)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,10 @@ class Served:
     request: ImageRequest
     drawn: Drawn
     course: Course
+
+    @property
+    def target(self) -> Target:
+        return self.course.tries[-1].target
 
     @property
     def cost_usd(self) -> float:

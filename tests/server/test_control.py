@@ -9,12 +9,14 @@ import pytest
 
 from pipelines.messages import Control
 from server.api.forms import values_of
-from server.backends.jobs import facts_of
 from server.api.multipart import Part
-from server.api.parse import Parsed, parse
+from server.api.parsed import Parsed
+from server.backends.jobs import facts_of
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.errors import SafelightError
+from server.core.request import LocalRequest
+from tests.server.parts import parse_locally
 
 MODELS = """\
 default_model: both
@@ -37,13 +39,13 @@ def catalogue(tmp_path: Path) -> Catalogue:
     return loaded(tmp_path, MODELS)
 
 
-def parsed(catalogue: Catalogue, **values: Any) -> Parsed:
-    return parse("generation", {"prompt": "a circle", **values}, catalogue)
+def parsed(catalogue: Catalogue, **values: Any) -> Parsed[LocalRequest]:
+    return parse_locally("generation", {"prompt": "a circle", **values}, catalogue)
 
 
 def test_a_hint_comes_out_with_its_defaults_and_its_kind_where_the_model_has_one_alone(catalogue: Catalogue) -> None:
     asked = parsed(catalogue, control="canny", control_image=HINT)
-    assert (asked.request.control, asked.hint) == (Control("canny", b""), HINT)
+    assert (asked.request.control, asked.asked.hint) == (Control("canny", b""), HINT)
     full = parsed(catalogue, control="depth", control_image=HINT, control_scale=0, control_start=0.25, control_end=0.5)
     assert full.request.control == Control("depth", b"", 0.0, 0.25, 0.5)
     for model, kind in (("one", "depth"), ("flux-canny", "canny")):
@@ -102,8 +104,8 @@ def test_a_form_holds_the_hint_as_a_file_and_numbers_as_text(catalogue: Catalogu
     texts = {"prompt": b"a", "control": b"canny", "control_scale": b"0.5", "control_start": b"0.1"}
     parts = [Part(name, content, is_file=False) for name, content in texts.items()]
     values = values_of([*parts, Part("control_image", b"file", is_file=True), Part("image", b"file", is_file=True)])
-    asked = parse("edit", values, catalogue)
-    assert asked.hint == b"file"
+    asked = parse_locally("edit", values, catalogue)
+    assert asked.asked.hint == b"file"
     assert asked.request.control == Control("canny", b"", 0.5, 0.1, 1.0)
 
 

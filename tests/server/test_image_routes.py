@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from pipelines.messages import DrawParams, Event, Image, Submit
 from server.api import pictures
 from server.api.envelope import Edge, install_handlers
+from server.api.parse import Reach
 from server.api.services import Services
 from server.app import add_routes, engine_options
 from server.core import errors
@@ -24,6 +25,8 @@ from server.dispatch.dispatcher import Dispatcher
 from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import FileStore
+from server.ledger.ledger import Ledger
+from tests.server.parts import local_backend, local_router
 from tests.server.picture_files import BLUE, RED, animation, bomb, file_of, halves, plain, text_of
 
 MODELS = """\
@@ -71,11 +74,18 @@ def dispatcher() -> FakeDispatcher:
 @pytest.fixture
 def app(tmp_path: Path, dispatcher: FakeDispatcher) -> FastAPI:
     (tmp_path / "models.yaml").write_text(MODELS)
+    catalogue = load_catalogue(tmp_path / "models.yaml")
+    local = local_backend(dispatcher, {"tiny": "sdxl"})
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     app = FastAPI()
     app.state.services = Services(
         settings=load_settings({}),
-        catalogue=load_catalogue(tmp_path / "models.yaml"),
+        catalogue=catalogue,
         dispatcher=cast(Dispatcher, dispatcher),
+        reach=Reach(catalogue),
+        local=local,
+        router=local_router(local, ledger),
+        ledger=ledger,
         files=FileStore(tmp_path, 60, 10**9),
         decoder=Decoder(),
         fetch_policy=FetchPolicy("off"),
@@ -91,13 +101,16 @@ def run_with(app: FastAPI, *bodies: dict[str, Any]) -> list[httpx.Response]:
     """All at once."""
 
     async def exchange() -> list[httpx.Response]:
-        decoder: Decoder = app.state.services.decoder
-        await decoder.start()
+        services: Services = app.state.services
+        await services.decoder.start()
+        await services.ledger.open()
         transport = httpx.ASGITransport(app=Edge(app))
         try:
             return await send_all(transport)
         finally:
-            await decoder.stop()
+            await services.decoder.stop()
+            await services.router.finish()
+            await services.ledger.close()
 
     async def send_all(transport: httpx.ASGITransport) -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -12,12 +12,14 @@ import pytest
 from pipelines.messages import Lora
 from server import client
 from server.api.forms import values_of
-from server.backends.jobs import job_of
 from server.api.multipart import Part
-from server.api.parse import Parsed, parse
+from server.api.parsed import Parsed
+from server.backends.jobs import job_of
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.errors import SafelightError
+from server.core.request import LocalRequest
+from tests.server.parts import parse_locally
 
 MODELS = """\
 default_model: tiny
@@ -54,8 +56,8 @@ def loaded(folder: Path, text: str) -> Catalogue:
     return load_catalogue(folder / "models.yaml")
 
 
-def parsed(catalogue: Catalogue, loras: object = None, **values: Any) -> Parsed:
-    return parse("generation", {"prompt": "a circle", "loras": loras, **values}, catalogue)
+def parsed(catalogue: Catalogue, loras: object = None, **values: Any) -> Parsed[LocalRequest]:
+    return parse_locally("generation", {"prompt": "a circle", "loras": loras, **values}, catalogue)
 
 
 def refusal(catalogue: Catalogue, loras: object, **values: Any) -> SafelightError:
@@ -124,7 +126,7 @@ def test_a_model_without_adapters_says_so(catalogue: Catalogue) -> None:
     )
 
 
-def numbers(one: Parsed) -> tuple[int, float, str]:
+def numbers(one: Parsed[LocalRequest]) -> tuple[int, float, str]:
     return one.request.steps, one.request.guidance_scale, one.request.sampler
 
 

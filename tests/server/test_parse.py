@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from server.api.asked import default_response_format
 from server.api.bodies import EditBody, GenerationBody, VariationBody, allowed_text
-from server.api.parse import Parsed, default_response_format
-from server.api.parse import parse as parse_request
+from server.api.parsed import Parsed
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import load_catalogue
 from server.core.errors import SafelightError
 from server.core.request import LocalRequest, Operation, Size
+from tests.server.parts import parse_locally
 from tests.server.picture_files import RED, file_of, plain, text_of
 
 MODELS = """\
@@ -51,8 +52,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     return load_catalogue(path)
 
 
-def parse_generation(values: dict[str, Any], catalogue: Catalogue) -> Parsed:
-    return parse_request("generation", values, catalogue)
+def parse_generation(values: dict[str, Any], catalogue: Catalogue) -> Parsed[LocalRequest]:
+    return parse_locally("generation", values, catalogue)
 
 
 def parse(catalogue: Catalogue, **values: Any) -> LocalRequest:
@@ -324,9 +325,9 @@ def test_a_mask_has_all_that_may_change_drawn_anew(catalogue: Catalogue) -> None
 
 def test_partial_images_are_for_streams(catalogue: Catalogue) -> None:
     plain = parse_generation({"prompt": "x", "partial_images": 3}, catalogue)
-    assert (plain.request.partial_images, plain.is_stream, plain.ignored) == (0, False, ("partial_images",))
+    assert (plain.request.partial_images, plain.asked.is_stream, plain.ignored) == (0, False, ("partial_images",))
     streamed = parse_generation({"prompt": "x", "partial_images": 3, "stream": True}, catalogue)
-    assert (streamed.request.partial_images, streamed.is_stream, streamed.ignored) == (3, True, ())
+    assert (streamed.request.partial_images, streamed.asked.is_stream, streamed.ignored) == (3, True, ())
 
 
 def test_transparency_is_refused_with_the_reason(catalogue: Catalogue) -> None:
@@ -337,7 +338,7 @@ def test_transparency_is_refused_with_the_reason(catalogue: Catalogue) -> None:
     "image", [PICTURE, [PICTURE], {"image_url": PICTURE}, [{"image_url": PICTURE}], b"file", [b"file"]]
 )
 def test_one_picture_comes_in_every_form_of_the_wire(catalogue: Catalogue, image: object) -> None:
-    source = parse_generation({"prompt": "x", "image": image}, catalogue).image
+    source = parse_generation({"prompt": "x", "image": image}, catalogue).asked.image
     assert source == (b"file" if source == b"file" else PICTURE)
 
 
@@ -350,33 +351,33 @@ def test_several_pictures_are_refused_with_the_reason(catalogue: Catalogue) -> N
 
 @pytest.mark.parametrize("values", [{"images": [{"image_url": PICTURE}]}, {"image": PICTURE}, {"image": [b"file"]}])
 def test_an_edit_names_its_picture_in_openais_form_or_in_ours(catalogue: Catalogue, values: dict[str, Any]) -> None:
-    request = parse_request("edit", {"prompt": "x"} | values, catalogue).request
+    request = parse_locally("edit", {"prompt": "x"} | values, catalogue).request
     assert (request.operation, request.response_format) == ("edit", "b64_json")
 
 
 @pytest.mark.parametrize("markup", [b"file", PICTURE])
 def test_a_markup_is_accepted_and_reported_as_ignored(catalogue: Catalogue, markup: object) -> None:
-    assert parse_request("edit", {"prompt": "x", "image": PICTURE, "markup": markup}, catalogue).ignored == ("markup",)
+    assert parse_locally("edit", {"prompt": "x", "image": PICTURE, "markup": markup}, catalogue).ignored == ("markup",)
 
 
 @pytest.mark.parametrize("operation", ["edit", "variation"])
 def test_an_edit_or_a_variation_without_a_picture_is_refused(catalogue: Catalogue, operation: Operation) -> None:
     values: dict[str, Any] = {"prompt": "x"} if operation == "edit" else {}
     with pytest.raises(SafelightError) as caught:
-        parse_request(operation, values, catalogue)
+        parse_locally(operation, values, catalogue)
     assert (caught.value.code, caught.value.param) == (MISSING, "image")
 
 
 def test_an_edit_with_both_names_of_its_picture_is_refused(catalogue: Catalogue) -> None:
     with pytest.raises(SafelightError, match="mean the same"):
-        parse_request("edit", {"prompt": "x", "image": PICTURE, "images": [PICTURE]}, catalogue)
+        parse_locally("edit", {"prompt": "x", "image": PICTURE, "images": [PICTURE]}, catalogue)
 
 
 def test_a_variation_has_an_empty_prompt_and_a_strength_of_its_own(catalogue: Catalogue) -> None:
-    request = parse_request("variation", {"image": b"file"}, catalogue).request
+    request = parse_locally("variation", {"image": b"file"}, catalogue).request
     assert (request.prompt, request.response_format, request.strength) == ("", "url", 0.6)
     with pytest.raises(SafelightError) as caught:
-        parse_request("variation", {"image": b"file", "prompt": "x"}, catalogue)
+        parse_locally("variation", {"image": b"file", "prompt": "x"}, catalogue)
     assert caught.value.code == UNKNOWN
 
 
@@ -386,7 +387,7 @@ def test_a_webp_file_has_no_more_pixels_a_side_than_the_format_can(tmp_path: Pat
     path.write_text(f"default_model: wide\nmodels: {{wide: {{family: sdxl, source: x, limits: {limits}}}}}\n")
     values = {"prompt": "x", "size": "16384x1024", "output_format": "webp"}
     with pytest.raises(SafelightError) as caught:
-        parse_request("generation", values, load_catalogue(path))
+        parse_locally("generation", values, load_catalogue(path))
     assert caught.value.param == "output_format"
 
 

@@ -10,12 +10,12 @@ from typing import Any, get_args
 import pytest
 
 from pipelines.messages import DIFFUSION_SAMPLERS, SAMPLERS_BY_FAMILY, FamilyName, steps_after
-from server.api.parse import Parsed
-from server.api.parse import parse as parse_request
+from server.api.parsed import Parsed
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import load_catalogue
 from server.core.errors import SafelightError
 from server.core.request import LocalRequest, Size
+from tests.server.parts import parse_locally
 from tests.server.picture_files import BLUE, RED, file_of, halves, plain, text_of
 
 MODELS = """\
@@ -47,8 +47,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     return load_catalogue(path)
 
 
-def parsed(catalogue: Catalogue, **values: Any) -> Parsed:
-    return parse_request("generation", {"prompt": "a red circle"} | values, catalogue)
+def parsed(catalogue: Catalogue, **values: Any) -> Parsed[LocalRequest]:
+    return parse_locally("generation", {"prompt": "a red circle"} | values, catalogue)
 
 
 def parse(catalogue: Catalogue, **values: Any) -> LocalRequest:
@@ -72,7 +72,7 @@ def test_a_request_without_an_image_has_none_and_full_strength(catalogue: Catalo
 
 def test_image_mask_and_size_come_out_as_they_were_sent(catalogue: Catalogue) -> None:
     complete = parsed(catalogue, image=PICTURE, mask=MASK, strength=0.25, size="128x64")
-    assert (complete.image, complete.mask, complete.asked_size) == (PICTURE, MASK, Size(128, 64))
+    assert (complete.asked.image, complete.asked.mask, complete.asked_size) == (PICTURE, MASK, Size(128, 64))
     assert (complete.request.size, complete.request.strength) == (Size(128, 64), 0.25)
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.messages import Event, Image, Preview, Progress, Submit
 from server.api import stream
-from server.backends.drawing import Drawing
 from server.api.stream import EventStream, events_of
 from server.core import errors
-from server.core.request import LocalRequest, Size
-from server.dispatch.dispatcher import Dispatcher
+from server.core.providers import LOCAL, Target
+from server.core.request import ImageRequest, LocalRequest, Size
+from server.ledger.ledger import Ledger
+from server.routing.journey import Candidate, Journey
+from tests.server.parts import local_backend, local_router
 
 REQUEST = LocalRequest(
     operation="generation",
@@ -42,6 +47,12 @@ class ScriptedDispatcher:
         self._script = script
         self.cancelled: list[str] = []
 
+    def own_seconds(self, _: Sequence[Submit]) -> float | None:
+        return None
+
+    def check_room(self, _: int) -> None:
+        pass
+
     def place_of(self, _: str) -> int:
         return 3
 
@@ -60,9 +71,40 @@ async def at_once(submit: Submit, listen: Callable[[Event], None]) -> None:
         listen(Preview(submit.job_id, step, 4, b"part %d" % step))
 
 
-def drawing(script: Script, *, wants_progress: bool = False) -> Drawing:
-    dispatcher = cast(Dispatcher, ScriptedDispatcher(script))
-    return Drawing(REQUEST, "sdxl", dispatcher, has_facts=True, wants_progress=wants_progress)
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A journey through a router whose dispatcher plays a script."""
+
+    dispatcher: ScriptedDispatcher
+    journey: Journey
+    ledger: Ledger
+
+    @asynccontextmanager
+    async def events(self, began: int = 0) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        local = local_backend(self.dispatcher, {"tiny": "sdxl"})
+        router = local_router(local, self.ledger)
+        await self.ledger.open()
+        try:
+            yield events_of(self.journey, router, local.place, began, 0.0)
+            await router.finish()
+        finally:
+            await self.ledger.close()
+
+
+Drawing = Callable[..., Stage]
+
+
+@pytest.fixture
+def drawing(tmp_path: Path) -> Drawing:
+    async def ready() -> ImageRequest:
+        return REQUEST
+
+    def build(script: Script, *, wants_progress: bool = False) -> Stage:
+        candidate = Candidate(Target(LOCAL, "tiny"), REQUEST, ready)
+        ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+        return Stage(ScriptedDispatcher(script), Journey((candidate,), "tiny", wants_progress=wants_progress), ledger)
+
+    return build
 
 
 def parsed(content: bytes) -> list[dict[str, Any]]:
@@ -76,14 +118,15 @@ def parsed(content: bytes) -> list[dict[str, Any]]:
     return events
 
 
-def told(one: Drawing) -> list[dict[str, Any]]:
+def told(one: Stage) -> list[dict[str, Any]]:
     async def read() -> bytes:
-        return b"".join([event async for event in events_of(one, 1_700_000_000, 0.0)])
+        async with one.events(1_700_000_000) as events:
+            return b"".join([event async for event in events])
 
     return parsed(asyncio.run(read()))
 
 
-def test_events_come_in_order_with_all_that_clients_read() -> None:
+def test_events_come_in_order_with_all_that_clients_read(drawing: Drawing) -> None:
     events = told(drawing(at_once))
     assert [event["type"].rpartition(".")[2] for event in events] == ["partial_image"] * 3 + ["completed"]
     assert [event["partial_image_index"] for event in events[:-1]] == [0, 1, 2]
@@ -94,13 +137,13 @@ def test_events_come_in_order_with_all_that_clients_read() -> None:
     assert events[-1]["seed"] == 7
 
 
-def test_progress_is_told_only_to_those_who_ask() -> None:
+def test_progress_is_told_only_to_those_who_ask(drawing: Drawing) -> None:
     assert not [event for event in told(drawing(at_once)) if event["type"] == "safelight.progress"]
     steps = [e["step"] for e in told(drawing(at_once, wants_progress=True)) if e["type"] == "safelight.progress"]
     assert steps == [1, 2, 3]
 
 
-def test_steps_that_come_again_after_a_lost_worker_are_shown_once() -> None:
+def test_steps_that_come_again_after_a_lost_worker_are_shown_once(drawing: Drawing) -> None:
     async def twice(submit: Submit, listen: Callable[[Event], None]) -> None:
         await at_once(submit, listen)
         await at_once(submit, listen)
@@ -113,7 +156,9 @@ def test_steps_that_come_again_after_a_lost_worker_are_shown_once() -> None:
     ("failure", "code"),
     [(errors.generation_failed("It failed."), "generation_failed"), (RuntimeError("secret"), "internal_error")],
 )
-def test_a_failure_in_mid_stream_is_one_error_event_and_the_end(failure: Exception, code: str) -> None:
+def test_a_failure_in_mid_stream_is_one_error_event_and_the_end(
+    failure: Exception, code: str, drawing: Drawing
+) -> None:
     async def failing(submit: Submit, listen: Callable[[Event], None]) -> None:
         listen(Preview(submit.job_id, 1, 4, b"part"))
         raise failure
@@ -125,25 +170,25 @@ def test_a_failure_in_mid_stream_is_one_error_event_and_the_end(failure: Excepti
     assert "secret" not in json.dumps(events)
 
 
-def test_when_nothing_happens_a_sign_of_life_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_nothing_happens_a_sign_of_life_is_sent(monkeypatch: pytest.MonkeyPatch, drawing: Drawing) -> None:
     monkeypatch.setattr(stream, "KEEP_ALIVE_SECONDS", 0.01)
     monkeypatch.setattr(stream, "PROGRESS_SECONDS", 0.01)
 
     async def slow(_: Submit, __: Callable[[Event], None]) -> None:
         await asyncio.sleep(0.1)
 
-    async def first(one: Drawing) -> bytes:
-        events = events_of(one, 0, 0.0)
-        beginning = await anext(events)
-        await events.aclose()
-        return beginning
+    async def first(one: Stage) -> bytes:
+        async with one.events() as events:
+            beginning = await anext(events)
+            await events.aclose()
+            return beginning
 
     assert asyncio.run(first(drawing(slow))) == b": keep-alive\n\n"
     (place,) = parsed(asyncio.run(first(drawing(slow, wants_progress=True))))
     assert (place["type"], place["queue_place"]) == ("safelight.progress", 3)
 
 
-def test_a_client_that_leaves_cancels_its_pictures() -> None:
+def test_a_client_that_leaves_cancels_its_pictures(drawing: Drawing) -> None:
     async def endless(submit: Submit, listen: Callable[[Event], None]) -> None:
         listen(Preview(submit.job_id, 1, 4, b"part"))
         await asyncio.Event().wait()
@@ -160,7 +205,8 @@ def test_a_client_that_leaves_cancels_its_pictures() -> None:
             if message["type"] == "http.response.body" and b"partial_image" in message["body"]:
                 sent.set()
 
-        await EventStream(events_of(one, 0, 0.0), {})({"type": "http"}, receive, send)
-        return cast(ScriptedDispatcher, one.dispatcher).cancelled
+        async with one.events() as events:
+            await EventStream(events, {})({"type": "http"}, receive, send)
+        return one.dispatcher.cancelled
 
     assert len(asyncio.run(leave())) == 1

@@ -30,7 +30,7 @@ REQUEST = LocalRequest(
 
 
 def test_usage_counts_prompts_pictures_and_money() -> None:
-    usage = usage_of(REQUEST, 2, 1234)
+    usage = usage_of(REQUEST, 2, 1234, 0.08)
     assert usage["input_tokens"] == 3
     assert usage["output_tokens"] == 2 * 32 * 16
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
@@ -40,7 +40,7 @@ def test_usage_counts_prompts_pictures_and_money() -> None:
 
 def test_usage_counts_negative_prompts_and_pictures_that_were_sent() -> None:
     more = replace(REQUEST, negative_prompt="\U0001f600" * 3, image=b"pixels")
-    details = usage_of(more, 1, 0)["input_tokens_details"]
+    details = usage_of(more, 1, 0, 0.0)["input_tokens_details"]
     assert details == {"text_tokens": 3 + 3, "image_tokens": 32 * 16}
 
 
