@@ -12,7 +12,6 @@ XMP is UTF-8 by its standard, the same in both formats, and no viewer shows it a
 
 from __future__ import annotations
 
-import io
 import json
 from bisect import bisect_left
 from typing import Any
@@ -23,16 +22,11 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.messages import Facts, Output
+from pipelines.picture_file import write
 
 Pixels = npt.NDArray[np.uint8]
 Fact = str | int | float
 
-# zlib's "Huffman only": on photographs several times quicker than Pillow's default, and no larger.
-PNG_LEVEL, PNG_HUFFMAN_ONLY = 1, 2
-# "Values above 95 should be avoided; 100 disables portions of the JPEG compression algorithm, and results in large
-# files with hardly any gain in image quality": Pillow's handbook, on saving JPEG.
-MAX_JPEG_QUALITY = 95
-FULL_COLOUR_COMPRESSION = 90
 # What Pillow puts into one segment of a JPEG; that of XMP begins with a name of 29 bytes.
 MAX_EXIF_BYTES, MAX_XMP_BYTES = 65_533, 65_533 - 29
 CUTTABLE = ("prompt", "negative_prompt")
@@ -66,25 +60,19 @@ SAMPLERS: dict[Fact, str] = {
 
 def encode(pixels: Pixels, output: Output) -> bytes:
     """A file of uint8 pixels (H, W, 3). Raises ValueError when it cannot hold them, or the facts."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, output.format, **_options(output))
-    return file.getvalue()
+    return write(Image.fromarray(pixels), output.format, output.compression, **_metadata(output))
 
 
-def _options(output: Output) -> dict[str, Any]:
-    """Pillow's options. WebP of 100 is not lossless: a step of one on this scale would make files several times larger
-    and ten times slower to write; who wants no loss asks for PNG."""
+def _metadata(output: Output) -> dict[str, Any]:
+    """Pillow's options for the facts."""
     match output.format:
         case "png":
-            texts = _png_texts(output.facts)
-            return {"compress_level": PNG_LEVEL, "compress_type": PNG_HUFFMAN_ONLY, "pnginfo": texts}
+            return {"pnginfo": _png_texts(output.facts)}
         case "jpeg":
             facts = _that_fit(output.facts)
-            subsampling = "4:4:4" if output.compression >= FULL_COLOUR_COMPRESSION else "4:2:0"
-            quality = min(output.compression, MAX_JPEG_QUALITY)
-            return {"quality": quality, "subsampling": subsampling, "exif": _exif(facts), "xmp": _xmp(facts)}
+            return {"exif": _exif(facts), "xmp": _xmp(facts)}
         case "webp":
-            return {"quality": output.compression, "exif": _exif(output.facts), "xmp": _xmp(output.facts)}
+            return {"exif": _exif(output.facts), "xmp": _xmp(output.facts)}
 
 
 def _png_texts(facts: Facts) -> PngInfo:

@@ -13,13 +13,11 @@ from typing import Literal
 
 from server.core.catalogue import Limits, parse_size
 from server.core.providers import Form
-from server.core.request import Size
+from server.core.request import MaskColours, Size
 
 # text: from a prompt alone. image: from a picture and a prompt. mask: where a mask says. variation: from a picture
 # alone.
 Task = Literal["text", "image", "mask", "variation"]
-# How a mask says "here": a transparent pixel (OpenAI), a black one (Titan), or a white one (Stability).
-MaskColours = Literal["alpha", "black", "white"]
 
 
 @dataclass(frozen=True, slots=True)

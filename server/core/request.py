@@ -19,6 +19,8 @@ Style = Literal["natural", "vivid"]
 Fidelity = Literal["high", "low"]
 Background = Literal["opaque", "auto", "transparent"]
 Moderation = Literal["low", "auto"]
+# How a mask says "here" to a provider: a transparent pixel (OpenAI), a black one (Titan), or a white one (Stability).
+MaskColours = Literal["alpha", "black", "white"]
 SEED_LIMIT = 2**64
 
 

@@ -1,4 +1,4 @@
-"""Decodes the pictures that callers send: bounded, upright, eight bits a channel, in the size that is drawn.
+"""Decodes pictures from outside: bounded, upright, eight bits a channel, without metadata, in the size that is wanted.
 
 Knows bytes and Pillow; knows no HTTP, no base64 and no model. Blocking; call it off the event loop.
 Invariant: no pixel is decoded before the declared size was judged, and bytes that are no whole picture give
@@ -46,16 +46,16 @@ def size_of(image: Image.Image) -> Size:
     return Size(image.width, image.height)
 
 
-def decode_image(content: bytes) -> Image.Image:
+def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A whole picture in RGB or RGBA, upright. Raises UnusablePicture.
 
     Grey, palette and CMYK become RGB; of 16 bits the upper 8 are kept. Colour profiles and other metadata are dropped.
     """
-    _judge(content)
-    image = _open(content)
+    _judge(content, max_pixels)
+    image = _open(content, max_pixels)
     try:
         image.load()
-        return _upright(image)
+        return _bare(_upright(image))
     except MemoryError:
         raise
     except Exception:  # Pillow raises whatever its decoders stumble over
@@ -77,23 +77,31 @@ def decode_mask(content: bytes) -> Image.Image:
 
 def cover_image(image: Image.Image, size: Size) -> bytes:
     """RGB, row by row: scaled to cover the size, cropped to its middle, laid on white where it is transparent."""
-    fitted = ImageOps.fit(image, (size.width_px, size.height_px), Image.Resampling.LANCZOS)
-    if fitted.mode == "RGBA":
-        paper = Image.new("RGBA", fitted.size, "white")
-        fitted = Image.alpha_composite(paper, fitted).convert("RGB")
-    return fitted.tobytes()
+    return on_white(covering(image, size)).tobytes()
 
 
 def cover_mask(mask: Image.Image, size: Size) -> bytes:
     """One byte a pixel, placed as `cover_image` places the picture, with nothing between yes and no."""
-    return ImageOps.fit(mask, (size.width_px, size.height_px), Image.Resampling.NEAREST).tobytes()
+    return covering(mask, size, Image.Resampling.NEAREST).tobytes()
 
 
-def _judge(content: bytes) -> None:
+def covering(image: Image.Image, size: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """Scaled until it covers the size, then cropped to its middle; a picture of that size already is left as it is."""
+    return ImageOps.fit(image, (size.width_px, size.height_px), resampling)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """RGB, of RGB or RGBA."""
+    if image.mode != "RGBA":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _judge(content: bytes, max_pixels: int) -> None:
     """Refuse by what the file declares, before anything is decoded."""
-    image = _open(content)
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large()
+    image = _open(content, max_pixels)
+    if image.width * image.height > max_pixels:
+        raise _too_large(max_pixels)
     if getattr(image, "n_frames", 1) > 1:
         raise UnusablePicture("holds more than one frame; send a single picture")
     if image.format == "JPEG" and content.count(JPEG_SCAN) > MAX_JPEG_SCANS:
@@ -106,20 +114,20 @@ def _judge(content: bytes) -> None:
         raise UnusablePicture("is damaged or incomplete") from None
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes, max_pixels: int) -> Image.Image:
     """Reads the header only."""
     try:
         return Image.open(BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large() from None
+        raise _too_large(max_pixels) from None
     except MemoryError:
         raise
     except Exception:
         raise UnusablePicture("is no PNG, JPEG or WebP picture that can be read") from None
 
 
-def _too_large() -> UnusablePicture:
-    return UnusablePicture(f"holds more than {MAX_PIXELS // 1_000_000} megapixels")
+def _too_large(max_pixels: int) -> UnusablePicture:
+    return UnusablePicture(f"holds more than {max_pixels // 1_000_000} megapixels")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -149,3 +157,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _plain(image: Image.Image) -> Image.Image:
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode and "transparency" not in image.info else image.convert(mode)
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """Without what Pillow would write into the next file: colour profiles, comments, texts."""
+    image.info = {}
+    return image

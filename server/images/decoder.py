@@ -1,7 +1,7 @@
-"""Decodes callers' pictures in processes that may die of them: started at need, watched, replaced.
+"""Decodes strangers' pictures in processes that may die of them: started at need, watched, replaced.
 
 Knows sockets, process ids and time; knows no HTTP and what no picture holds.
-Invariant: a process that may still owe an answer is never asked again, so nobody gets another caller's picture; and
+Invariant: a process that may still owe an answer is never asked again, so nobody gets another's picture; and
 after `stop` there is no process.
 """
 
@@ -14,28 +14,38 @@ import math
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from pipelines.messages import FRAME_HEADER, FramingError, frame_length
+from pipelines.messages import FRAME_HEADER, FramingError, OutputFormat, frame_length
 from server.core import errors
 from server.core.catalogue import Limits
-from server.core.request import Size
+from server.core.request import MaskColours, Size
 from server.core.settings import OFFLINE_VARIABLES
+from server.images.decode import UnusablePicture
 from server.images.decoder_process import (
     MEMORY_BYTES,
     Answer,
+    FilesPacked,
     FitImage,
     FitMask,
+    Fitting,
     ImageFitted,
     MaskFitted,
+    Pack,
     Question,
     Ready,
+    Recode,
+    Recoded,
     Refused,
     param_of,
     to_answer,
     to_body,
+    too_much,
 )
-from server.images.inputs import FittedImage, ImageInputs, beyond_limits
+from server.images.inputs import FittedImage, ImageInputs
+from server.images.pack import Packed
+from server.images.recode import judge_length
 
 log = logging.getLogger("safelight.decoder")
 A = TypeVar("A", bound=Answer)
@@ -51,8 +61,8 @@ class Decoder:
     started it.
 
     processes: so many pictures at once; further callers wait in line. timeout_seconds: for the image and the mask of
-    one request together, without the wait. pictures_per_process: then it makes way for a fresh one. memory_bytes: the
-    address space of each process.
+    one request together, or for one picture recoded or packed, without the wait. pictures_per_process: then it makes
+    way for a fresh one. memory_bytes: the address space of each process.
     """
 
     def __init__(
@@ -96,11 +106,41 @@ class Decoder:
         Raises SafelightError.
         """
         question = FitImage(image, asked_size, limits.model_dump_json(), param)
+        async with self._one() as process:
+            return await self._fitted(process, question, mask)
+
+    async def recoded(
+        self, file: bytes, size: Size, output: OutputFormat, compression: int, *, keeps_alpha: bool = False
+    ) -> bytes:
+        """A provider's picture as a file of ours; `server.images.recode` says how.
+
+        At most MAX_RECODED_BYTES and MAX_RECODED_PIXELS. Raises UnusablePicture, also where the process dies of it or
+        is too slow: the file is not to be trusted, so it takes the blame, and the provider with it. Raises
+        SafelightError, always a 503, only where no process can be started or the server stops.
+        """
+        judge_length(file)
+        question = Recode(file, size, output, compression, keeps_alpha)
+        return (await self._worked(question, Recoded)).file
+
+    async def packed(self, inputs: ImageInputs, drawn_size: Size, colours: MaskColours, max_bytes: int) -> Packed:
+        """What `fit` gave, as files for a provider; `server.images.pack` says how. Raises as `recoded` does."""
+        return (await self._worked(Pack(inputs, drawn_size, colours, max_bytes), FilesPacked)).files
+
+    async def _worked(self, question: Recode | Pack, kind: type[A]) -> A:
+        async with self._one() as process:
+            answer = await self._ask(process, question, kind, self._deadline())
+        if isinstance(answer, Refused):
+            raise UnusablePicture(answer.message)
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _one(self) -> AsyncIterator[_Process]:
+        """A process, for one caller at a time."""
         async with self._places:
             process = await self._take()
             try:
                 self._check_open()
-                return await self._fitted(process, question, mask)
+                yield process
             finally:
                 self._give_back(process)
 
@@ -150,30 +190,37 @@ class Decoder:
         else:
             process.close()
 
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout_seconds
+
     async def _fitted(self, process: _Process, question: FitImage, mask: bytes | None) -> ImageInputs:
         """Two questions, so that it is known which file a process dies of."""
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
-        fitted = (await self._ask(process, question, ImageFitted, deadline)).image
+        deadline = self._deadline()
+        fitted = (await self._fit(process, question, ImageFitted, deadline)).image
         placed = None if mask is None else await self._placed(process, mask, fitted, deadline)
         return ImageInputs(fitted.size, fitted.pixels, placed)
 
     async def _placed(self, process: _Process, mask: bytes, fitted: FittedImage, deadline: float) -> bytes:
         question = FitMask(mask, fitted.own_size, fitted.size)
-        return (await self._ask(process, question, MaskFitted, deadline)).pixels
+        return (await self._fit(process, question, MaskFitted, deadline)).pixels
 
-    async def _ask(self, process: _Process, question: Question, kind: type[A], deadline: float) -> A:
-        """Raises SafelightError: the process's refusal, or ours when it is too slow or dies."""
-        param = param_of(question)
+    async def _fit(self, process: _Process, question: Fitting, kind: type[A], deadline: float) -> A:
+        """Raises SafelightError."""
+        answer = await self._ask(process, question, kind, deadline)
+        if isinstance(answer, Refused):
+            raise errors.invalid_parameter(param_of(question), answer.message)
+        return answer
+
+    async def _ask(self, process: _Process, question: Question, kind: type[A], deadline: float) -> A | Refused:
+        """The process's refusal, or ours when it is too slow or dies. Raises SafelightError when the server stops."""
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await process.ask(question, kind)
+                return await process.ask(question, kind)
         except (TimeoutError, *LOST) as problem:
             self._check_open()
-            log.warning("decoder lost", extra={"pid": process.pid, "param": param, "reason": type(problem).__name__})
-            raise beyond_limits(param) from None
-        if isinstance(answer, Refused):
-            raise errors.invalid_parameter(param, answer.message)
-        return answer
+            work, reason = type(question).__name__, type(problem).__name__
+            log.warning("decoder lost", extra={"pid": process.pid, "work": work, "reason": reason})
+            return too_much(question)
 
 
 class _Process:

@@ -1,7 +1,7 @@
-"""The decoder process: a caller's picture comes in, pixels of the size that is drawn or a refusal go out.
+"""The decoder process: a picture comes in, pixels, a new file or a refusal go out.
 
 Knows one socket and Pillow; knows no HTTP, no keys and no other picture.
-Invariant: no byte of a caller's is read before the limits are set, and the process ends with its server.
+Invariant: no byte of a stranger's is read before the limits are set, and the process ends with its server.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import sys
 import msgspec
 from PIL import Image as Pictures
 
-from pipelines.messages import FRAME_HEADER, Message, decoded, frame_length
+from pipelines.messages import FRAME_HEADER, Message, OutputFormat, decoded, frame_length
 from server.core import errors
 from server.core.catalogue import Limits
-from server.core.request import Size
-from server.images.inputs import FittedImage, beyond_limits, fit_image, fit_mask
+from server.core.request import MaskColours, Size
+from server.images.decode import UnusablePicture
+from server.images.inputs import FittedImage, ImageInputs, beyond_limits, fit_image, fit_mask
+from server.images.pack import Packed, pack
+from server.images.recode import recode
 
 # What 64 megapixels take at most, as RGBA, turned and fitted to 50 megapixels, is 1.1 GB; the file comes on top, twice,
 # and the answer, twice. Beyond that there is no picture that we accept, only a decoder that ran away.
@@ -31,6 +34,10 @@ CPU_SECONDS = 30
 OPEN_FILES = 16
 # Linux: the signal to get when the parent ends.
 PR_SET_PDEATHSIG = 1
+
+
+# Why a provider's picture, or one for a provider, was given up.
+TOO_MUCH = "could not be worked with within limits of time and memory"
 
 
 class Ready(Message, frozen=True):
@@ -54,6 +61,25 @@ class FitMask(Message, frozen=True):
     size: Size
 
 
+class Recode(Message, frozen=True):
+    """A provider's file, to be written anew: what `recode` takes."""
+
+    content: bytes
+    size: Size
+    output: OutputFormat
+    compression: int
+    keeps_alpha: bool
+
+
+class Pack(Message, frozen=True):
+    """What was fitted, to be packed for a provider: what `pack` takes."""
+
+    inputs: ImageInputs
+    drawn_size: Size
+    colours: MaskColours
+    max_bytes: int
+
+
 class ImageFitted(Message, frozen=True):
     image: FittedImage
 
@@ -64,14 +90,23 @@ class MaskFitted(Message, frozen=True):
     pixels: bytes
 
 
+class Recoded(Message, frozen=True):
+    file: bytes
+
+
+class FilesPacked(Message, frozen=True):
+    files: Packed
+
+
 class Refused(Message, frozen=True):
-    """The file cannot be used; the message is for its sender."""
+    """The file cannot be used. message: of a caller's file, for its sender; else the reason of UnusablePicture."""
 
     message: str
 
 
-Question = FitImage | FitMask
-Answer = Ready | ImageFitted | MaskFitted | Refused
+Fitting = FitImage | FitMask
+Question = FitImage | FitMask | Recode | Pack
+Answer = Ready | ImageFitted | MaskFitted | Recoded | FilesPacked | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
@@ -92,25 +127,39 @@ def to_answer(body: bytes | bytearray) -> Answer:
     return decoded(_answer_decoder, body)
 
 
-def param_of(question: Question) -> str:
+def param_of(question: Fitting) -> str:
     return question.param if isinstance(question, FitImage) else "mask"
+
+
+def too_much(question: Question) -> Refused:
+    """What is said of a picture that takes more than there is, or that a process died of."""
+    if isinstance(question, FitImage | FitMask):
+        return Refused(beyond_limits(param_of(question)).message)
+    return Refused(TOO_MUCH)
 
 
 def answer(question: Question) -> Answer:
     """Whatever else a picture may cause ends the process, and with it that picture's request."""
     try:
-        return _fitted(question)
+        return _done(question)
     except errors.SafelightError as error:
         return Refused(error.message)
+    except UnusablePicture as problem:
+        return Refused(problem.reason)
     except MemoryError:
-        return Refused(beyond_limits(param_of(question)).message)
+        return too_much(question)
 
 
-def _fitted(question: Question) -> ImageFitted | MaskFitted:
-    if isinstance(question, FitMask):
-        return MaskFitted(fit_mask(question.content, question.image_size, question.size))
-    limits = Limits.model_validate_json(question.limits)
-    return ImageFitted(fit_image(question.content, question.asked_size, limits, question.param))
+def _done(question: Question) -> Answer:
+    match question:
+        case FitImage(content, asked_size, limits, param):
+            return ImageFitted(fit_image(content, asked_size, Limits.model_validate_json(limits), param))
+        case FitMask(content, image_size, size):
+            return MaskFitted(fit_mask(content, image_size, size))
+        case Recode(content, size, output, compression, keeps_alpha):
+            return Recoded(recode(content, size, output, compression, keeps_alpha))
+        case Pack(inputs, drawn_size, colours, max_bytes):
+            return FilesPacked(pack(inputs, drawn_size, colours, max_bytes))
 
 
 def limit_this_process(memory_bytes: int) -> None:

@@ -36,9 +36,11 @@ def test_the_server_imports_no_torch(server_modules: set[str]) -> None:
     assert {name.partition(".")[0] for name in server_modules} & HEAVY == set()
 
 
-def test_the_server_imports_nothing_of_the_worker_but_its_messages_and_how_to_reckon(server_modules: set[str]) -> None:
+def test_the_server_imports_nothing_of_the_worker_but_messages_reckoning_and_writing_files(
+    server_modules: set[str],
+) -> None:
     ours = {name for name in server_modules if name.partition(".")[0] == "pipelines"}
-    shared = {"messages", "amounts", "fits", "machine", "pace"}
+    shared = {"messages", "amounts", "fits", "machine", "pace", "picture_file"}
     assert ours == {"pipelines", *(f"pipelines.{name}" for name in shared)}
 
 
