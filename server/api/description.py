@@ -24,6 +24,7 @@ from pipelines.messages import ControlKind, ModelState
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
 from server.core.request import EchoedQuality
 from server.images.store import FORMATS
+from server.routing.router import TargetState
 
 REFERENCE = "#/components/schemas/{model}"
 EXAMPLES = {
@@ -65,8 +66,19 @@ HEADERS: Mapping[str, Any] = {
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+ROUTE_HEADERS: Mapping[str, Any] = {
+    "x-safelight-attempts": {
+        "description": "Who was asked, and how it ended: BACKEND:MODEL=ok, or a word for why not.",
+        "schema": {"type": "string"},
+    },
+    "x-safelight-route": {
+        "description": "Those who could serve, the best first, each with its score in seconds.",
+        "schema": {"type": "string"},
+    },
+}
 ERROR_HEADERS: Mapping[str, Any] = {
     **HEADERS,
+    **ROUTE_HEADERS,
     "retry-after": {
         "description": "Seconds, where repeating may help.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 60},
@@ -78,6 +90,15 @@ ERROR_HEADERS: Mapping[str, Any] = {
 }
 DRAWN_HEADERS: Mapping[str, Any] = {
     **HEADERS,
+    **ROUTE_HEADERS,
+    "x-safelight-backend": {
+        "description": "Who drew: local, or the name of a provider's backend.",
+        "schema": {"type": "string"},
+    },
+    "x-safelight-drawn-size": {
+        "description": "The size that a provider drew, where it was brought to another.",
+        "schema": {"type": "string"},
+    },
     "x-safelight-ignored": {
         "description": "The parameters that were sent and had no effect.",
         "schema": {"type": "string"},
@@ -97,7 +118,7 @@ class ImageItem(_Described):
     url: str | None = Field(None, description="Works for an hour, without a key.")
     b64_json: str | None = Field(None, description="The file in base64.")
     revised_prompt: str | None = Field(None, description="What was drawn, where it is not what was sent.")
-    seed: int = Field(description="Draws this picture again.")
+    seed: int | None = Field(None, description="Draws this picture again; absent where a provider does not say.")
 
 
 class InputDetails(_Described):
@@ -113,7 +134,7 @@ class Usage(_Described):
     output_tokens: int
     output_tokens_details: InputDetails
     total_tokens: int
-    cost: float = Field(description="USD, by the price of the model in models.yaml.")
+    cost: float = Field(description="USD, by models.yaml's prices and the time of the device.")
     latency_ms: int = Field(description="From the request's arrival to the answer.")
     image_size: str = Field(examples=["1024x1024"])
     model_used: str = Field(description="The id of the model that drew.")
@@ -131,6 +152,14 @@ class ImagesReply(_Described):
     usage: Usage
 
 
+class Step(_Described):
+    """One of those who may serve a name."""
+
+    backend: str
+    model: str
+    state: TargetState = Field(description="Whether it can be asked now.")
+
+
 class Model(_Described):
     """A name that requests may carry."""
 
@@ -138,8 +167,13 @@ class Model(_Described):
     object: str
     created: int
     owned_by: str
-    served_by: str = Field(description="The id of the model that the name means.")
-    state: ModelState | Literal["unknown"] = Field(description="Where the model is; unknown until a worker is there.")
+    shutdown_date: str | None = Field(description="When the name was switched off where it came from.")
+    successor: str | None = Field(description="What became of it there.")
+    route: list[Step] = Field(description="Who may serve the name, in the operator's order.")
+    served_by: str | None = Field(description="The id of our model that serves the name; null: providers alone do.")
+    state: ModelState | Literal["unknown", "remote"] = Field(
+        description="Where our model is; unknown until a worker is there, remote where providers serve alone."
+    )
     problem: str | None = Field(description="Why it cannot be served, if it cannot.")
     device_bytes: int = Field(description="What of it is on the devices, parts shared with others too.")
     pinned: bool = Field(description="Whether it stays on a device.")

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 
 from server.api.services import Services, services_of
 from server.core import errors
+from server.core.providers import Life, Target
 
 
 async def list_models(request: Request) -> JSONResponse:
@@ -22,25 +23,42 @@ async def get_model(request: Request) -> JSONResponse:
     """One model by id or alias."""
     services = services_of(request)
     name = request.path_params["model"]
-    if services.catalogue.resolve(name) is None:
+    if not services.catalogue.targets(name):
         raise errors.model_not_found(name, services.catalogue.names())
     return JSONResponse(described(name, services))
 
 
 def described(name: str, services: Services) -> dict[str, Any]:
-    """OpenAI's four fields, and ours: what the name resolves to, where it is now, and why it cannot be served."""
-    resolved = services.catalogue.resolve(name) or ""
-    reports = services.dispatcher.reports(resolved)
+    """OpenAI's five fields, and ours: who serves the name, where our model is now, and why it cannot be served."""
+    life = services.catalogue.name_entry(name) or Life()
     return {
         "id": name,
         "object": "model",
         "created": services.started_unix_seconds,
         "owned_by": "safelight",
-        "served_by": resolved,
-        "state": reports[0].state if reports else "unknown",
+        "shutdown_date": None if life.retired is None else life.retired.isoformat(),
+        "successor": life.successor,
+        "route": [step(target, services) for target in services.catalogue.targets(name)],
+        **our_model(services.catalogue.resolve(name), services),
+    }
+
+
+def our_model(model: str | None, services: Services) -> dict[str, Any]:
+    """What is to say of the model of ours that serves; None: others serve alone."""
+    reports = [] if model is None else services.dispatcher.reports(model)
+    entry = None if model is None else services.catalogue.models[model]
+    unknown = "remote" if model is None else "unknown"
+    return {
+        "served_by": model,
+        "state": reports[0].state if reports else unknown,
         "problem": reports[0].problem if reports else None,
         "device_bytes": sum(report.device_bytes for report in reports),
         "pinned": any(report.is_pinned for report in reports),
-        "loras": sorted(services.catalogue.models[resolved].loras) if resolved else [],
-        "controls": sorted(services.catalogue.models[resolved].controls) if resolved else [],
+        "loras": sorted(entry.loras) if entry else [],
+        "controls": sorted(entry.controls) if entry else [],
     }
+
+
+def step(target: Target, services: Services) -> dict[str, Any]:
+    """One of those who may serve a name, and whether it can be asked now."""
+    return {"backend": target.backend, "model": target.model, "state": services.router.state_of(target)}

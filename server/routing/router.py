@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from server.backends.backend import Backend, Drawn, Ears, Listener, Order, deaf
 from server.backends.trouble import Trouble
@@ -32,6 +32,7 @@ from server.routing.verdict import Verdict, verdict_of
 
 log = logging.getLogger("safelight.routing")
 MAX_ATTEMPTS = 2
+TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
 OnPicture = Callable[[int, Picture, ImageRequest], None]
 
@@ -135,6 +136,14 @@ class Router:
         if self.breakers.is_closed(target, time.monotonic()):
             return None
         return Verdict("cooling_down", errors.backend_failed(), is_curable=True)
+
+    def state_of(self, target: Target) -> TargetState:
+        """Whether the target can be asked now."""
+        if target.backend not in self.backends:
+            return "not_set_up"
+        if self.is_retired(target):
+            return "retired"
+        return "ready" if self.breakers.is_closed(target, time.monotonic()) else "cooling_down"
 
     def is_retired(self, target: Target) -> bool:
         """Whether the provider has said so, or models.yaml does."""
