@@ -54,6 +54,7 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("frame_count", "frame_duration_ms"), _integer),
     **dict.fromkeys(("guidance_scale", "strength", "control_scale", "control_start", "control_end"), _number),
     "stream": _truth,
+    "local_only": _truth,
     "loras": _list,
 }
 

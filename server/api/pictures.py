@@ -20,8 +20,10 @@ from server.api.services import Services
 from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
+from server.images.decode import UnusablePicture
 from server.images.fetch import UnfetchableUrl, fetch_picture
 from server.images.inputs import ImageInputs, refusal
+from server.images.pack import NOTHING_MAY_CHANGE
 
 
 @dataclass(slots=True)
@@ -68,7 +70,11 @@ class Pictures:
         can = self.services.reach.upstreams[parsed.target].can
         inputs = await self._fitted(self.asked.image, parsed)
         drawn = drawn_size(inputs.size, can)
-        packed = await self.services.decoder.packed(inputs, drawn, can.mask_colours, can.max_image_bytes)
+        try:
+            packed = await self.services.decoder.packed(inputs, drawn, can.mask_colours, can.max_image_bytes)
+        except UnusablePicture as problem:
+            param = "mask" if problem.reason == NOTHING_MAY_CHANGE else "image"
+            raise refusal(param, f"the file {problem.reason}") from None
         return replace(request, size=inputs.size, drawn_size=drawn, image=packed.image, mask=packed.mask)
 
     async def _fitted(self, image: Source, parsed: Parsed[ImageRequest]) -> ImageInputs:

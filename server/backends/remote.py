@@ -15,6 +15,7 @@ from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.provider import Answer, Provider, RawPicture
 from server.backends.trouble import Facts, Trouble
 from server.backends.upstream import Upstream
+from server.core.errors import SafelightError
 from server.core.providers import TokenPrices
 from server.core.request import Picture, RemoteRequest
 from server.images.decode import UnusablePicture
@@ -117,6 +118,8 @@ class RemoteBackend:
             )
         except UnusablePicture as problem:
             raise Trouble("bad_picture", Facts(detail=problem.reason)) from None
+        except SafelightError as problem:  # no process to decode it in: others may serve what needs none
+            raise Trouble("bad_picture", Facts(detail=problem.code)) from None
         picture = Picture(file, raw.seed, cost_usd, revised_prompt=raw.revised_prompt)
         ears.on_picture(index, picture)
         return picture
