@@ -1,7 +1,7 @@
 """What the ledger raises: the database cannot be used, or what was asked contradicts what is written.
 
-Invariant: texts are this file's constants. What a driver says may hold an address, a user's name or a value, so it stays
-in the cause, for the log.
+Invariant: texts are this file's constants. What a driver says may hold an address, a user's name or a value, so it
+stays in the cause, for the log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 BAD_URL: Final = "The ledger's URL must be sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE."
-NO_DRIVER: Final = "The ledger's URL names PostgreSQL, whose driver is not installed: pip install 'safelight[postgresql]'."
+NO_DRIVER: Final = (
+    "The ledger's URL names PostgreSQL, whose driver is not installed: pip install 'safelight[postgresql]'."
+)
 NOT_OPEN: Final = "The ledger is not open."
 LOCKED: Final = "The ledger's database is locked by another program."
 FULL: Final = "The ledger's database has no room left."
