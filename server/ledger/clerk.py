@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,14 +30,14 @@ log = logging.getLogger("safelight.ledger")
 Result = TypeVar("Result")
 # Operations in one transaction. More would not make a commit cheaper, and the first of them would wait for the last.
 MOST_AT_ONCE = 500
-# How long an operation that was broken off may take to end.
-GRACE_SECONDS = 0.5
+# How much of its deadline an operation that was broken off may take to end.
+GRACE_SHARE, MOST_GRACE_SECONDS = 0.1, 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One operation. work: statements, all or none of which are kept. before: a statement at the begin of its group, for
-    a lock; the same one is run once. is_left: its caller was told that the database is silent."""
+    """One operation. work: statements, all or none of which are kept. before: run at the begin of its group, to lock;
+    the same one only once. is_left: its caller was told that the database is silent."""
 
     work: Callable[[Connection], Any]
     before: Callable[[Connection], None] | None = None
@@ -80,11 +80,11 @@ class Clerk:
         """
         task = Task(work, before)
         self._tasks.put(task)
-        deadline = time.monotonic() + within_seconds - GRACE_SECONDS
-        was_cancelled = await self._ended(task, deadline)
+        deadline = time.monotonic() + within_seconds
+        was_cancelled = await self._ended(task, deadline - min(MOST_GRACE_SECONDS, GRACE_SHARE * within_seconds))
         if not task.future.done() and not task.future.cancel():
             self._break_off(task)
-            was_cancelled |= await self._ended(task, deadline + GRACE_SECONDS)
+            was_cancelled |= await self._ended(task, deadline)
         if was_cancelled and (caller := asyncio.current_task()) is not None:
             caller.uncancel()  # or it would count twice
             caller.cancel()
@@ -133,15 +133,16 @@ class Clerk:
         try:
             outcomes = self._with_a_second_try(group)
         except Exception as error:  # whatever a database does, the next group must have its turn
-            log.warning("ledger problem", extra={"operations": len(group), "problem": str(problem_of(error))})
-            outcomes = [problem_of(error) for _ in group]
+            cause = LedgerProblem(SILENT) if _is_left(group) else error
+            log.warning("ledger problem", extra={"operations": len(group), "problem": str(problem_of(cause))})
+            outcomes = [problem_of(cause) for _ in group]
         else:
             self.groups += 1
         for task, outcome in zip(group, outcomes, strict=True):
-            with suppress(InvalidStateError):
-                task.future.set_exception(outcome) if isinstance(outcome, Exception) else task.future.set_result(
-                    outcome
-                )
+            if isinstance(outcome, Exception):
+                task.future.set_exception(outcome)
+            else:
+                task.future.set_result(outcome)
 
     def _with_a_second_try(self, group: Sequence[Task]) -> Sequence[Any]:
         """A database that was started anew shows only when the kept connection is used; nothing was written then."""
@@ -149,7 +150,7 @@ class Clerk:
         try:
             return self._transaction(group)
         except DBAPIError as error:
-            if not (was_kept and error.connection_invalidated) or self._is_committing:
+            if not (was_kept and error.connection_invalidated) or self._is_committing or _is_left(group):
                 raise
             return self._transaction(group)
 
@@ -177,12 +178,12 @@ class Clerk:
     def _decide(self, group: Sequence[Task]) -> None:
         """From here on what was done is kept; not where a caller was told that it is not."""
         with self._lock:
-            if any(task.is_left for task in group):
+            if _is_left(group):
                 raise LedgerProblem(SILENT)
             self._is_committing = True
 
     def _drop(self) -> None:
-        """The next group begins with a fresh connection: one that was opened while a file could only be read stays so."""
+        """The next group begins with a fresh connection: one that was opened while its file was read-only stays so."""
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
@@ -193,22 +194,30 @@ class Clerk:
 
 
 def _alone(connection: Connection, task: Task) -> Any:
-    """What its work returned, or the error that is its own fault and nobody else's. Raises what ends the whole group."""
-    savepoint = connection.begin_nested()
+    """What its work returned, or the error that is its own fault alone. Raises what ends the whole group."""
+    # One name for all: SQLAlchemy's own savepoints have a new one each, and are compiled anew each time.
+    connection.exec_driver_sql("SAVEPOINT alone")
     try:
         outcome = task.work(connection)
-    except LedgerRefusal as refusal:
-        savepoint.rollback()
-        return refusal
     except Exception as error:
         if not _is_own_fault(error):
             raise
-        savepoint.rollback()
-        refusal = LedgerRefusal(OUT_OF_RANGE)
-        refusal.__cause__ = error
-        return refusal
-    savepoint.commit()
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT alone")
+        outcome = _refusal_of(error)
+    connection.exec_driver_sql("RELEASE SAVEPOINT alone")
     return outcome
+
+
+def _refusal_of(error: Exception) -> LedgerRefusal:
+    if isinstance(error, LedgerRefusal):
+        return error
+    refusal = LedgerRefusal(OUT_OF_RANGE)
+    refusal.__cause__ = error
+    return refusal
+
+
+def _is_left(group: Sequence[Task]) -> bool:
+    return any(task.is_left for task in group)
 
 
 def _is_own_fault(error: Exception) -> bool:

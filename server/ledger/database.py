@@ -33,7 +33,7 @@ class _Socket(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """deadline_seconds: after it a caller is answered, whatever the database does. statement_seconds: what one statement
+    """deadline_seconds: after it a caller is answered, whatever the database does. statement_seconds: what a statement
     may take, locks included; less than half, so that who comes while a group waits in vain is answered by its own."""
 
     deadline_seconds: float
@@ -73,8 +73,8 @@ class Database:
         return engine
 
     def lock(self, connection: Connection, number: int) -> None:
-        """Until the transaction ends, no other holds this lock. On SQLite whoever writes is alone already. PostgreSQL lets
-        transactions run side by side, where each would see a sum without the other's part."""
+        """Until the transaction ends, no other holds this lock. On SQLite whoever writes is alone already. PostgreSQL
+        lets transactions run side by side, and each would see a sum without the other's part."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 

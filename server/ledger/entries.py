@@ -1,8 +1,8 @@
 """What the ledger holds: an entry for each image, an attempt for each call that may cost money, and how both ended.
 
 Knows values and their ranges; knows no database.
-Invariant: money is a whole number of millionths of a dollar everywhere. Sums of fractions depend on their order, and a cap
-that holds on one database must hold on the other to the last digit.
+Invariant: money is a whole number of millionths of a dollar everywhere. Sums of fractions depend on their order, and a
+cap that holds on one database must hold on the other to the last digit.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call that may cost money, written before the call. number: 1, 2 ... within its request. count: images asked for.
+    """One call that may cost money, written before the call.
 
-    reserved_microusd: the most that it may cost.
+    number: 1, 2 ... within its request. count: images asked for. reserved_microusd: the most that it may cost.
     """
 
     attempt_id: str

@@ -1,4 +1,4 @@
-"""The durable account: an entry for each image, written before its work, and an attempt for each call that may cost money.
+"""The durable account: an entry for each image, written before its work, an attempt for each call that may cost money.
 
 Knows what is written, read and forgotten; knows no HTTP, no models and no prices.
 Invariant: what a call has returned from is on the disk; an entry is settled once, an attempt ended once.
@@ -26,7 +26,7 @@ OPEN_SECONDS: Final = 300.0
 
 
 class Ledger:
-    """url: sqlite:///PATH or postgresql+psycopg://... deadline_seconds: every call but `open` returns or raises within it.
+    """url: sqlite:///PATH or postgresql+psycopg://... deadline_seconds: within it every call but `open` has ended.
 
     Every method raises LedgerProblem while the database cannot be used, and works again once it can; those that write
     raise LedgerRefusal for what contradicts the ledger. May be used by one event loop at a time.
@@ -83,8 +83,8 @@ class Ledger:
         await self._write(lambda connection: writing.begin_attempt(connection, attempt))
 
     async def try_attempt(self, attempt: Attempt, caps: Mapping[str | None, int], since_unix_ms: int) -> bool:
-        """Begin it only if what its backend spent since then, with this reservation, stays within caps[backend], and what
-        all backends spent within caps[None], where these are given. Whether it was begun. Holds across servers."""
+        """Begin it only if what its backend spent since then, with this reservation, stays within caps[backend], and
+        what all backends spent within caps[None], where these are given. Whether it was begun. Holds across servers."""
         return await self._write(
             lambda connection: writing.try_attempt(connection, attempt, caps, since_unix_ms), self._lock_caps
         )

@@ -1,7 +1,7 @@
 """What the ledger raises: the database cannot be used, or what was asked contradicts what is written.
 
-Invariant: texts are this file's constants. What a driver says may hold an address, a user's name or a value, so it stays
-in the cause, for the log.
+Invariant: texts are this file's constants. What a driver says may hold an address, a user's name or a value, so it
+stays in the cause, for the log.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Invariant: what contradicts the ledger raises LedgerRefusal; whoever calls undoe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, false, insert, select, true, update
@@ -60,17 +60,22 @@ _END = (
 )
 
 
+def _values(what: Entry | Settlement | Attempt | AttemptEnd) -> dict[str, Any]:
+    """By column. What `asdict` gives, without its copies."""
+    return {field.name: getattr(what, field.name) for field in fields(what)}
+
+
 def reserve(connection: Connection, entries: Sequence[Entry]) -> None:
     """Raises LedgerRefusal if one of them is there already."""
     try:
-        connection.execute(_RESERVE, [asdict(entry) for entry in entries])
+        connection.execute(_RESERVE, [_values(entry) for entry in entries])
     except IntegrityError as error:
         raise LedgerRefusal(RESERVED_BEFORE) from error
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
-    """Raises LedgerRefusal if one of them was never reserved, or is settled already, here or earlier in the sequence."""
-    rows = [_parameters(asdict(settlement)) for settlement in settlements]
+    """Raises LedgerRefusal if one of them was never reserved, or is settled already, maybe earlier in the sequence."""
+    rows = [_parameters(_values(settlement)) for settlement in settlements]
     if connection.execute(_SETTLE, rows).rowcount != len(rows):
         raise LedgerRefusal(SETTLED_BEFORE if _are_all_there(connection, settlements) else NEVER_RESERVED)
 
@@ -90,13 +95,13 @@ def _are_all_there(connection: Connection, settlements: Sequence[Settlement]) ->
 def begin_attempt(connection: Connection, attempt: Attempt) -> None:
     """Raises LedgerRefusal if it was begun before."""
     try:
-        connection.execute(_BEGIN, asdict(attempt))
+        connection.execute(_BEGIN, _values(attempt))
     except IntegrityError as error:
         raise LedgerRefusal(BEGUN_BEFORE) from error
 
 
 def try_attempt(connection: Connection, attempt: Attempt, caps: Mapping[str | None, int], since_unix_ms: int) -> bool:
-    """Whether it fits into the caps and was written. Nobody else may write attempts meanwhile, nor before the commit."""
+    """Whether it fits into the caps and was written. Nobody else may try so until the commit."""
     by_backend = spent(connection, since_unix_ms) if caps else {}
     so_far = {attempt.backend: by_backend.get(attempt.backend, 0), None: sum(by_backend.values())}
     if any(so_far[name] + attempt.reserved_microusd > cap for name, cap in caps.items() if name in so_far):
@@ -107,7 +112,7 @@ def try_attempt(connection: Connection, attempt: Attempt, caps: Mapping[str | No
 
 def end_attempt(connection: Connection, end: AttemptEnd) -> None:
     """Raises LedgerRefusal if it was never begun, or has ended already."""
-    values = asdict(end)
+    values = _values(end)
     attempt_id = values.pop("attempt_id")
     parameters = {f"new_{name}": value for name, value in values.items()} | {"of_attempt": attempt_id}
     if connection.execute(_END, parameters).rowcount != 1:
@@ -116,7 +121,7 @@ def end_attempt(connection: Connection, end: AttemptEnd) -> None:
 
 
 def close_what_is_open(connection: Connection) -> int:
-    """As nobody is left who could: how many entries. An attempt's reservation becomes its cost, as it may have been spent."""
+    """As nobody is left who could: how many entries. A reservation becomes the cost, as it may have been spent."""
     attempts = update(ATTEMPTS).where(_attempt.cost_microusd.is_(None))
     connection.execute(
         attempts.values(cost_microusd=_attempt.reserved_microusd, cause=INTERRUPTED, latency_ms=0, is_presumed=true())
