@@ -84,6 +84,7 @@ def build_services(
         local=local,
         router=build_router(settings, catalogue, local, remotes, ledger),
         ledger=ledger,
+        remotes=tuple(remotes.backends.values()),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
     )
@@ -199,6 +200,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
+        await asyncio.gather(*(backend.close() for backend in services.remotes))
         await services.ledger.close()
         await asyncio.to_thread(services.files.close)
 

@@ -21,6 +21,7 @@ from server.core import log
 from server.fitting import fitting
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.listener import bind, serve
+from server.remotes import findings as findings_of_providers
 from server.terminal import (
     DEFAULT_SERVER,
     KEY_FLAG,
@@ -191,6 +192,8 @@ def check(models: MODELS_FLAG = None) -> None:
             typer.echo(visible(f"{finding.id}, adapter {name}: {problem}"))
         for kind, problem in finding.controls.items():
             typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
+    for line in findings_of_providers(settings, catalogue):
+        typer.echo(visible(line))
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)

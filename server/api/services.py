@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from server.api.parse import Reach
 from server.backends.local import LocalBackend
+from server.backends.remote import RemoteBackend
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
@@ -20,8 +21,9 @@ from server.routing.router import Router
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. reach: who could serve what. local: our own devices as a backend. fetch_policy: None offline,
-    where no picture is fetched. base_url: what result URLs start with, without a slash at the end."""
+    """One server's parts. fetch_policy: None offline, where no picture is fetched. reach: who could serve what. local:
+    our own devices as a backend. remotes: the providers, which hold connections. base_url: what result URLs start with,
+    without a slash at the end."""
 
     settings: Settings
     catalogue: Catalogue
@@ -33,6 +35,7 @@ class Services:
     local: LocalBackend
     router: Router
     ledger: Ledger
+    remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int
 

@@ -86,6 +86,7 @@ def app(tmp_path: Path, dispatcher: FakeDispatcher) -> FastAPI:
         local=local,
         router=local_router(local, ledger),
         ledger=ledger,
+        remotes=(),
         files=FileStore(tmp_path, 60, 10**9),
         decoder=Decoder(),
         fetch_policy=FetchPolicy("off"),
