@@ -8,25 +8,78 @@ Invariant: what stands here as taken is sent; what does not is refused, or named
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from server.core.catalogue import Limits, parse_size
-from server.core.providers import Form
+from server.core.providers import Form, RemoteKind, RemoteModel, form_of
 from server.core.request import MaskColours, Size
 
 # text: from a prompt alone. image: from a picture and a prompt. mask: where a mask says. variation: from a picture
 # alone.
 Task = Literal["text", "image", "mask", "variation"]
+GPT_IMAGE_VERSION = re.compile(r"gpt-image-([1-9][0-9]?)(?:\.([0-9]{1,2}))?(?![0-9.])", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """What a model draws that has no list of sizes. max_ratio: the long side over the short one, a whole number."""
+
+    side_multiple_px: int
+    max_side_px: int
+    min_pixels: int
+    max_pixels: int
+    max_ratio: int
+
+    def holds(self, size: Size) -> bool:
+        short_px, long_px = sorted((size.width_px, size.height_px))
+        return (
+            short_px > 0
+            and short_px % self.side_multiple_px == long_px % self.side_multiple_px == 0
+            and long_px <= min(self.max_side_px, self.max_ratio * short_px)
+            and self.min_pixels <= short_px * long_px <= self.max_pixels
+        )
+
+    def nearest(self, size: Size) -> Size:
+        """A size that it holds, in about this shape: little more than what covers this one, or the largest there is."""
+        short_px, long_px = (float(side) for side in sorted((size.width_px, size.height_px)))
+        short_px = max(short_px, long_px / self.max_ratio)
+        grown = max(1.0, math.sqrt(self.min_pixels / (short_px * long_px)))
+        scale = min(grown, self.max_side_px / long_px, math.sqrt(self.max_pixels / (short_px * long_px)))
+        pairs = itertools.product(self._around(short_px * scale), self._around(long_px * scale))
+        held = [one for one in itertools.starmap(Size, pairs) if self.holds(one)]
+        best = min(held, key=lambda one: _excess(one, short_px, long_px))
+        return best if size.width_px <= size.height_px else Size(best.height_px, best.width_px)
+
+    def _around(self, side_px: float) -> tuple[int, int]:
+        """The multiples below and above. A side that is one already, to the last bits of its reckoning, is both."""
+        multiples = side_px / self.side_multiple_px
+        return (
+            math.floor(multiples + 1e-6) * self.side_multiple_px,
+            math.ceil(multiples - 1e-6) * self.side_multiple_px,
+        )
+
+
+def _excess(offered: Size, short_px: float, long_px: float) -> tuple[bool, float, int]:
+    """How badly an upright size stands for a wanted one: too small is worst, then its shape counts, then its pixels."""
+    is_short = offered.width_px < math.floor(short_px) or offered.height_px < math.floor(long_px)
+    ratios = sorted((offered.width_px * long_px, offered.height_px * short_px))
+    pixels = offered.width_px * offered.height_px
+    return is_short, round(ratios[1] / ratios[0], 3), -pixels if is_short else pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """One form's.
+    """One form's, or one model's.
 
-    sizes: all that it draws; where `fits_sizes`, any other within `limits` is drawn in the nearest of these shapes and
-    resized. limits: what may be asked for; where `sizes` is empty, what it draws. default_size: where a request names
-    none. takes: those of our parameters that reach it. max_count: pictures in one call. seed_limit: seeds below it.
+    sizes: all that it draws; canvas: what it draws where it has no such list. Where `fits_sizes`, any other size
+    within `limits` is drawn in the nearest of them and resized. limits: what may be asked for; without sizes and a
+    canvas, what it draws. default_size: where a request names none. takes: those of our parameters that reach it.
+    max_count: pictures in one call. seed_limit: seeds below it. max_image_bytes, max_mask_bytes: of the files to start
+    from.
     """
 
     tasks: frozenset[Task]
@@ -38,10 +91,12 @@ class Capabilities:
     max_prompt_characters: int
     max_negative_characters: int = 0
     fits_sizes: bool = False
+    canvas: Canvas | None = None
     seed_limit: int = 0
     guidance_range: tuple[float, float] | None = None
     mask_colours: MaskColours = "alpha"
     max_image_bytes: int = 50_000_000
+    max_mask_bytes: int = 50_000_000
 
     def drawn_size(self, size: Size) -> Size | None:
         """The size to ask for where `size` is wanted; None where it cannot be had.
@@ -49,11 +104,18 @@ class Capabilities:
         Of the sizes the nearest shape counts, and among those of a shape the one with the least pixels that are still
         enough, else the largest.
         """
-        if not self.sizes:
-            return size if self.limits.allows(size) else None
-        if size in self.sizes:
+        if self._draws(size):
             return size
-        return min(self.sizes, key=lambda one: _distance(one, size)) if self.fits_sizes else None
+        if not self.fits_sizes or not self.limits.allows(size):
+            return None
+        if self.sizes:
+            return min(self.sizes, key=lambda one: _distance(one, size))
+        return None if self.canvas is None else self.canvas.nearest(size)
+
+    def _draws(self, size: Size) -> bool:
+        if self.sizes:
+            return size in self.sizes
+        return self.limits.allows(size) if self.canvas is None else self.canvas.holds(size)
 
 
 def _distance(offered: Size, wanted: Size) -> tuple[float, bool, int]:
@@ -100,16 +162,22 @@ STABILITY_SIZES = {
     "9:21": Size(640, 1536),
 }
 _FITTED = Limits(min_side_px=64, max_side_px=2048, side_multiple_px=8, max_pixels=2048 * 2048)
+# The SDK's words on `size`; the pixels are those of 2.5 and 2.6, which gpt-image-2 is taken to share.
+_GPT_CANVAS = Canvas(side_multiple_px=16, max_side_px=3840, min_pixels=655_360, max_pixels=8_294_400, max_ratio=3)
+_GPT_SIZES = _sizes("1024x1024", "1536x1024", "1024x1536")
 
 CAPABILITIES: dict[Form, Capabilities] = {
     "gpt-image": Capabilities(
         tasks=frozenset({"text", "image", "mask"}),
         sizes=(),
-        limits=Limits(min_side_px=512, max_side_px=3840, side_multiple_px=16, max_pixels=8_294_400),
+        limits=Limits(min_side_px=64, max_side_px=3840, side_multiple_px=8, max_pixels=8_294_400),
         default_size=_SQUARE,
         takes=_OF_GPT,
         max_count=10,
         max_prompt_characters=32_000,
+        fits_sizes=True,
+        canvas=_GPT_CANVAS,
+        max_mask_bytes=4_000_000,
     ),
     "dall-e-3": Capabilities(
         tasks=frozenset({"text"}),
@@ -121,7 +189,8 @@ CAPABILITIES: dict[Form, Capabilities] = {
         max_prompt_characters=4000,
     ),
     "dall-e-2": Capabilities(
-        tasks=_ANY,
+        # Without a mask it changes what is transparent in a picture, and ours are not.
+        tasks=frozenset({"text", "mask", "variation"}),
         sizes=_sizes("256x256", "512x512", "1024x1024"),
         limits=_FITTED,
         default_size=_SQUARE,
@@ -129,6 +198,7 @@ CAPABILITIES: dict[Form, Capabilities] = {
         max_count=10,
         max_prompt_characters=1000,
         max_image_bytes=4_000_000,
+        max_mask_bytes=4_000_000,
     ),
     "compatible": Capabilities(
         tasks=_ANY,
@@ -171,3 +241,45 @@ CAPABILITIES: dict[Form, Capabilities] = {
         mask_colours="white",
     ),
 }
+
+
+def gpt_image_version(model: str) -> tuple[int, int] | None:
+    """(2, 5) of gpt-image-2.5-flare, or of a gateway's openai/gpt-image-2.5-flare. None of a name that tells none: it
+    is taken for gpt-image-2's."""
+    name = model.rpartition("/")[2]
+    if name.startswith("chatgpt-image"):
+        return 1, 5
+    found = GPT_IMAGE_VERSION.match(name)
+    return None if found is None else (int(found[1]), int(found[2] or 0))
+
+
+def capabilities_of(model: str, entry: RemoteModel, kind: RemoteKind) -> Capabilities:
+    """What one model of models.yaml can do: its form's row, as far as its name and its entry say more.
+
+    Raises ValueError where the entry names a size that the model cannot draw, or no size.
+    """
+    form = form_of(model, entry, kind)
+    if form is None:
+        raise ValueError(f"nothing says how to speak to the model '{model}': give it a form")
+    row = CAPABILITIES[form]
+    if form == "gpt-image":
+        row = _of_gpt_image(row, model)
+    return _restricted(row, model, entry.sizes) if entry.sizes else row
+
+
+def _of_gpt_image(row: Capabilities, model: str) -> Capabilities:
+    """The models before gpt-image-2 know three sizes; from it on, the fidelity to an image is not to be asked for."""
+    version = gpt_image_version(model)
+    if version is not None and version < (2, 0):
+        return replace(row, sizes=_GPT_SIZES, limits=_FITTED, canvas=None)
+    return replace(row, takes=row.takes - {"input_fidelity"})
+
+
+def _restricted(row: Capabilities, model: str, names: tuple[str, ...]) -> Capabilities:
+    """With the operator's sizes alone; any other is drawn in the nearest of them."""
+    sizes = _sizes(*names)
+    for size in sizes:
+        if row.drawn_size(size) != size:
+            raise ValueError(f"the model '{model}' cannot draw {size}")
+    default = row.default_size if row.default_size in sizes else sizes[0]
+    return replace(row, sizes=sizes, canvas=None, fits_sizes=True, default_size=default)

@@ -935,9 +935,7 @@ def openssl(folder: Path, arguments: str) -> None:
     subprocess.run([program, *arguments.split()], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    folder = tmp_path_factory.mktemp("authority")
+def make_authority(folder: Path) -> Authority:
     key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
     (folder / "names.txt").write_text(f"subjectAltName=DNS:pictures.example,IP:{PUBLIC},IP:{PUBLIC_IPV6}\n")
     openssl(folder, f"req -x509 {key} -subj /CN=Tests -days 2 -keyout authority.key -out authority.pem")
@@ -945,6 +943,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     signing = "-CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile names.txt"
     openssl(folder, f"x509 -req -in server.csr {signing} -out server.pem")
     return Authority(folder)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
