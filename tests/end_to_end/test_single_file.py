@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from pipelines.messages import FamilyName
 from tests.end_to_end.server_process import ServerProcess
-from tests.pipelines.conftest import Checkpoint
+from tests.pipelines.conftest import write_checkpoints
 from tests.pipelines.kept_forms import as_single_file
 
-DEMOS = Path(__file__).resolve().parents[2] / "pipelines" / "demo"
-FAMILIES = ("sdxl", "sd21")
+FAMILIES: tuple[FamilyName, ...] = ("sdxl", "sd21")
 
 
 def entry(name: str, family: str, **places: object) -> str:
@@ -26,10 +26,13 @@ def entry(name: str, family: str, **places: object) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder, text = tmp_path_factory.mktemp("models"), "default_model: sdxl-folder\nmodels:\n"
-    for family in FAMILIES:
-        demo = Checkpoint(family, DEMOS / f"demo-{family}")
-        one = as_single_file(demo, folder / family)
-        text += entry(f"{family}-folder", family, source=demo.folder)
+    checkpoints = write_checkpoints(tmp_path_factory.mktemp("tiny"))
+    for kind in ("sdxl", "sd21-noise"):
+        checkpoint = checkpoints[kind]
+        family = checkpoint.family
+        (folder / family).mkdir()
+        one = as_single_file(checkpoint, folder / family)
+        text += entry(f"{family}-folder", family, source=checkpoint.folder)
         text += entry(f"{family}-file", family, source=one.path, rest=one.rest, config=one.config)
     cut = folder / "cut.safetensors"
     cut.write_bytes((folder / "sdxl" / "model.safetensors").read_bytes()[:-100])
@@ -41,13 +44,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def pixels(server: ServerProcess, model: str) -> bytes:
-    answer = server.generate(prompt="a red circle on a blue background", model=model, seed=3, response_format="b64_json")
+    body: dict[str, Any] = {"prompt": "a red circle on a blue background", "seed": 3, "response_format": "b64_json"}
+    answer = server.generate(model=model, **body)
     assert answer.status_code == 200, answer.text
     return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))).tobytes()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_file_draws_to_the_pixel_what_its_folder_draws(server: ServerProcess, family: str) -> None:
+def test_one_file_draws_to_the_pixel_what_its_folder_draws(server: ServerProcess, family: FamilyName) -> None:
     assert pixels(server, f"{family}-file") == pixels(server, f"{family}-folder")
 
 

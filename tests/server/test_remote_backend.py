@@ -17,7 +17,7 @@ from server.backends.remote import CALLS_AT_ONCE, RemoteBackend
 from server.backends.trouble import Facts, Trouble
 from server.backends.upstream import Upstream
 from server.core.providers import RemoteModel, Target, TokenPrices
-from server.core.request import Picture, RemoteRequest, Size
+from server.core.request import Background, Picture, RemoteRequest, Size
 from server.images.decoder import Decoder
 from tests.server.picture_files import RED, bomb, file_of, plain
 
@@ -126,12 +126,14 @@ def test_missing_pictures_are_asked_for_again_and_paid_for_once() -> None:
     upstreamer = Upstreamer(lambda count: red(max(1, count // 2)))
     drawn = draw(upstreamer, replace(REQUEST, count=5))
     assert upstreamer.asked == [(0, 5), (2, 3), (3, 2), (4, 1)]
-    assert (len(drawn.pictures), drawn.cost_usd) == (5, pytest.approx(5 * PRICE_USD))
+    assert len(drawn.pictures) == 5
+    assert drawn.cost_usd == pytest.approx(5 * PRICE_USD)
 
 
 def test_more_pictures_than_were_asked_for_are_paid_for_and_dropped() -> None:
     drawn = draw(Upstreamer(lambda _: red(3)))
-    assert (len(drawn.pictures), drawn.cost_usd) == (1, pytest.approx(3 * PRICE_USD))
+    assert len(drawn.pictures) == 1
+    assert drawn.cost_usd == pytest.approx(3 * PRICE_USD)
 
 
 def test_tokens_are_paid_for_by_their_price_where_the_answer_names_them() -> None:
@@ -151,7 +153,8 @@ def test_a_failed_call_ends_the_others_and_names_what_was_spent() -> None:
         return red(count)
 
     found = trouble(Upstreamer(every_third_fails), replace(REQUEST, count=3), max_count=1)
-    assert (found.cause, found.cost_usd) == ("failed", pytest.approx(2 * PRICE_USD))
+    assert found.cause == "failed"
+    assert found.cost_usd == pytest.approx(2 * PRICE_USD)
 
 
 def test_what_may_have_been_billed_is_named_as_spent() -> None:
@@ -163,7 +166,8 @@ def test_what_may_have_been_billed_is_named_as_spent() -> None:
 
 def test_a_silent_provider_is_left_when_the_callers_patience_ends() -> None:
     found = trouble(Upstreamer(red, seconds=60), replace(REQUEST, count=2), patience_seconds=0.2)
-    assert (found.cause, found.cost_usd) == ("timeout", pytest.approx(2 * PRICE_USD))
+    assert found.cause == "timeout"
+    assert found.cost_usd == pytest.approx(2 * PRICE_USD)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,8 @@ def test_a_silent_provider_is_left_when_the_callers_patience_ends() -> None:
 def test_what_is_no_picture_reaches_nobody_and_is_paid_for(file: bytes) -> None:
     heard: list[int] = []
     found = trouble(Upstreamer(lambda _: Answer((RawPicture(file),))), heard=heard)
-    assert (found.cause, found.cost_usd, heard) == ("bad_picture", PRICE_USD, [])
+    assert found.cause == "bad_picture"
+    assert (found.cost_usd, heard) == (PRICE_USD, [])
 
 
 def test_revised_prompts_and_seeds_come_along() -> None:
@@ -182,7 +187,8 @@ def test_revised_prompts_and_seeds_come_along() -> None:
 
 def test_transparency_is_kept_only_where_it_was_asked_for() -> None:
     clear = file_of(Image.new("RGBA", (64, 64), (255, 0, 0, 0)))
-    for background, mode in (("transparent", "RGBA"), (None, "RGB")):
+    wishes: tuple[tuple[Background | None, str], ...] = (("transparent", "RGBA"), (None, "RGB"))
+    for background, mode in wishes:
         request = replace(REQUEST, background=background)
         file = draw(Upstreamer(lambda _: Answer((RawPicture(clear),))), request).pictures[0].file
         assert Image.open(io.BytesIO(file)).mode == mode
