@@ -25,7 +25,7 @@ def modules_after(statement: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def server_modules() -> set[str]:
-    return modules_after("import server.app, server.cli")
+    return modules_after("import server.app, server.cli, server.ledger.ledger")
 
 
 def test_the_probe_sees_what_was_imported(server_modules: set[str]) -> None:

@@ -162,24 +162,14 @@ def test_a_folder_with_a_percent_sign_is_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.whole
 def test_the_installed_package_holds_every_migration(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     source = tmp_path / "source"
     # Building leaves folders beside what is built.
     names = ["pyproject.toml", "README.md", "LICENSE", "server", "pipelines/__init__.py"]
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-r", ROOT / name, source / name], check=True)  # noqa: S607
-    subprocess.run([*command, source], check=True, timeout=120)
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("server/ledger/migrations/")}
     assert packed == {str(path.relative_to(ROOT)) for path in FOLDER.glob("**/*.py")}
