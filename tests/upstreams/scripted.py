@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it came. headers: by lower-case names. is_over: set where the client left before the answer ended."""
+    """A request as it came. headers: by lower-case names. is_over: set if the client leaves in the midst of it."""
 
     method: str
     path: str
