@@ -4,7 +4,9 @@ Knows threads, transactions and deadlines; knows no tables.
 Invariant: every operation is answered once: with its result after the commit that holds it, or with an error. One that
 was withdrawn before its turn is never carried out.
 
-A disk confirms some hundreds of commits a second, however little is in them, so all that waits shares the next one.
+A disk confirms some hundreds of commits a second, however little is in them, so all that waits shares the next one. And
+every statement is a journey to PostgreSQL and back, so operations of one kind share their statement too. Only where one
+of them is refused is the group undone and carried out again one by one, each within a savepoint.
 """
 
 from __future__ import annotations
@@ -28,18 +30,25 @@ from server.ledger.problem import OUT_OF_RANGE, SILENT, LedgerProblem, LedgerRef
 
 log = logging.getLogger("safelight.ledger")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
+Way = Callable[[Connection, Sequence["Task"]], list[Any]]
 # Operations in one transaction. More would not make a commit cheaper, and the first of them would wait for the last.
 MOST_AT_ONCE = 500
+# Where they are carried out one by one. Fewer, as those of one slow transaction would reach their deadlines together.
+MOST_ONE_BY_ONE = 50
 # How much of its deadline an operation that was broken off may take to end.
 GRACE_SHARE, MOST_GRACE_SECONDS = 0.1, 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One operation. work: statements, all or none of which are kept. before: run at the begin of its group, to lock;
+    """One operation. work: statements, all or none of which are kept, given the items. can_join: whether the items of
+    several operations with the same work can be given to it at once. before: run at the begin of its group, to lock;
     the same one only once. is_left: its caller was told that the database is silent."""
 
-    work: Callable[[Connection], Any]
+    work: Callable[[Connection, Sequence[Any]], Any]
+    items: Sequence[Any] = ()
+    can_join: bool = False
     before: Callable[[Connection], None] | None = None
     future: Future[Any] = field(default_factory=Future)
     is_left: bool = False
@@ -73,12 +82,22 @@ class Clerk:
         within_seconds: float,
         before: Callable[[Connection], None] | None = None,
     ) -> Result:
-        """What `work` returns, once it is committed. Raises LedgerProblem or LedgerRefusal.
+        """What `work` returns, once it is committed. Raises LedgerProblem or LedgerRefusal."""
+        result: Result = await self._done(Task(lambda connection, _: work(connection), before=before), within_seconds)
+        return result
+
+    async def do_with(
+        self, work: Callable[[Connection, Sequence[Item]], None], items: Sequence[Item], within_seconds: float
+    ) -> None:
+        """As `do`; the items may be given to `work` together with those of others."""
+        await self._done(Task(work, items, can_join=True), within_seconds)
+
+    async def _done(self, task: Task, within_seconds: float) -> Any:
+        """What it returned.
 
         Cancelled before its turn, it is not carried out. Cancelled in its turn, it is, and returns: the cancellation
         comes at the caller's next await, so that whoever reserved knows that there is something to settle.
         """
-        task = Task(work, before)
         self._tasks.put(task)
         deadline = time.monotonic() + within_seconds
         was_cancelled = await self._ended(task, deadline - min(MOST_GRACE_SECONDS, GRACE_SHARE * within_seconds))
@@ -90,8 +109,7 @@ class Clerk:
             caller.cancel()
         if task.future.cancelled() or not task.future.done():
             raise LedgerProblem(SILENT)
-        result: Result = task.future.result()
-        return result
+        return task.future.result()
 
     async def _ended(self, task: Task, deadline: float) -> bool:
         """Wait until it has ended or the deadline passed; whether the caller was cancelled meanwhile."""
@@ -128,14 +146,15 @@ class Clerk:
         self._drop()
         self._engine.dispose()
 
-    def _carry_out(self, group: Sequence[Task]) -> None:
-        outcomes: Sequence[Any]
+    def _carry_out(self, group: Sequence[Task], way: Way | None = None) -> None:
+        way = way or _together
         try:
-            outcomes = self._with_a_second_try(group)
+            outcomes = self._with_a_second_try(group, way)
         except Exception as error:  # whatever a database does, the next group must have its turn
-            cause = LedgerProblem(SILENT) if _is_left(group) else error
-            log.warning("ledger problem", extra={"operations": len(group), "problem": str(problem_of(cause))})
-            outcomes = [problem_of(cause) for _ in group]
+            if way is _together and _is_own_fault(error):
+                self._one_by_one(group)
+                return
+            outcomes = _problems(group, error)
         else:
             self.groups += 1
         for task, outcome in zip(group, outcomes, strict=True):
@@ -144,17 +163,21 @@ class Clerk:
             else:
                 task.future.set_result(outcome)
 
-    def _with_a_second_try(self, group: Sequence[Task]) -> Sequence[Any]:
+    def _one_by_one(self, group: Sequence[Task]) -> None:
+        for first in range(0, len(group), MOST_ONE_BY_ONE):
+            self._carry_out(group[first : first + MOST_ONE_BY_ONE], _each_alone)
+
+    def _with_a_second_try(self, group: Sequence[Task], way: Way) -> list[Any]:
         """A database that was started anew shows only when the kept connection is used; nothing was written then."""
         was_kept = self._connection is not None
         try:
-            return self._transaction(group)
+            return self._transaction(group, way)
         except DBAPIError as error:
             if not (was_kept and error.connection_invalidated) or self._is_committing or _is_left(group):
                 raise
-            return self._transaction(group)
+            return self._transaction(group, way)
 
-    def _transaction(self, group: Sequence[Task]) -> Sequence[Any]:
+    def _transaction(self, group: Sequence[Task], way: Way) -> list[Any]:
         self._is_committing = False
         try:
             if self._connection is None:
@@ -162,13 +185,19 @@ class Clerk:
             with self._lock:
                 self._in_work = group
             transaction = self._connection.begin()
-            for before in {task.before for task in group if task.before is not None}:
-                before(self._connection)
-            outcomes = [_alone(self._connection, task) for task in group]
+            try:
+                for before in {task.before for task in group if task.before is not None}:
+                    before(self._connection)
+                outcomes = way(self._connection, group)
+            except Exception as error:
+                if _is_own_fault(error):
+                    transaction.rollback()
+                raise
             self._decide(group)
             transaction.commit()
-        except BaseException:
-            self._drop()
+        except BaseException as error:
+            if not (isinstance(error, Exception) and _is_own_fault(error)):
+                self._drop()
             raise
         finally:
             with self._lock:
@@ -193,12 +222,28 @@ class Clerk:
                 connection.close()
 
 
+def _together(connection: Connection, group: Sequence[Task]) -> list[Any]:
+    """What their works returned. They are concurrent, so that any order is as good. Raises the first error."""
+    kinds: dict[Any, list[Task]] = {}
+    for task in group:
+        kinds.setdefault(task.work if task.can_join else task, []).append(task)
+    returned: dict[Task, Any] = {}
+    for tasks in kinds.values():
+        result = tasks[0].work(connection, [item for task in tasks for item in task.items])
+        returned |= dict.fromkeys(tasks, result)
+    return [returned[task] for task in group]
+
+
+def _each_alone(connection: Connection, group: Sequence[Task]) -> list[Any]:
+    return [_alone(connection, task) for task in group]
+
+
 def _alone(connection: Connection, task: Task) -> Any:
     """What its work returned, or the error that is its own fault alone. Raises what ends the whole group."""
     # One name for all: SQLAlchemy's own savepoints have a new one each, and are compiled anew each time.
     connection.exec_driver_sql("SAVEPOINT alone")
     try:
-        outcome = task.work(connection)
+        outcome = task.work(connection, task.items)
     except Exception as error:
         if not _is_own_fault(error):
             raise
@@ -206,6 +251,12 @@ def _alone(connection: Connection, task: Task) -> Any:
         outcome = _refusal_of(error)
     connection.exec_driver_sql("RELEASE SAVEPOINT alone")
     return outcome
+
+
+def _problems(group: Sequence[Task], error: Exception) -> list[Any]:
+    cause = LedgerProblem(SILENT) if _is_left(group) else error
+    log.warning("ledger problem", extra={"operations": len(group), "problem": str(problem_of(cause))})
+    return [problem_of(cause) for _ in group]
 
 
 def _refusal_of(error: Exception) -> LedgerRefusal:

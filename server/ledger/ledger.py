@@ -20,6 +20,7 @@ from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 DEADLINE_SECONDS: Final = 10.0
 # What a migration of large tables may take on PostgreSQL.
 OPEN_SECONDS: Final = 300.0
@@ -72,15 +73,15 @@ class Ledger:
     async def reserve(self, entries: Sequence[Entry]) -> None:
         """All or none; durable when it returns."""
         if entries:
-            await self._write(lambda connection: writing.reserve(connection, entries))
+            await self._write_each(writing.reserve, entries)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All or none, each entry exactly once."""
         if settlements:
-            await self._write(lambda connection: writing.settle(connection, settlements))
+            await self._write_each(writing.settle, settlements)
 
     async def begin_attempt(self, attempt: Attempt) -> None:
-        await self._write(lambda connection: writing.begin_attempt(connection, attempt))
+        await self._write_each(writing.begin_attempts, [attempt])
 
     async def try_attempt(self, attempt: Attempt, caps: Mapping[str | None, int], since_unix_ms: int) -> bool:
         """Begin it only if what its backend spent since then, with this reservation, stays within caps[backend], and
@@ -90,7 +91,7 @@ class Ledger:
         )
 
     async def end_attempt(self, end: AttemptEnd) -> None:
-        await self._write(lambda connection: writing.end_attempt(connection, end))
+        await self._write_each(writing.end_attempts, [end])
 
     async def spent_microusd(self, since_unix_ms: int) -> dict[str, int]:
         """By backend, of the attempts that began since: ended ones' cost plus open ones' reservations."""
@@ -111,6 +112,11 @@ class Ledger:
         while some := await self._write(lambda connection: writing.forget(connection, unix_ms)):
             forgotten += some
         return forgotten
+
+    async def _write_each(self, work: Callable[[Connection, Sequence[Item]], None], items: Sequence[Item]) -> None:
+        if self._writer is None:
+            raise LedgerProblem(NOT_OPEN)
+        await self._writer.do_with(work, items, self._deadline_seconds)
 
     async def _write(
         self, work: Callable[[Connection], Result], before: Callable[[Connection], None] | None = None

@@ -52,7 +52,7 @@ _SETTLE = (
 _BEGIN = insert(ATTEMPTS)
 _END = (
     update(ATTEMPTS)
-    .where(_attempt.attempt_id == bindparam("of_attempt"), _ATTEMPT_IS_OPEN)
+    .where(_attempt.attempt_id == bindparam("new_attempt_id"), _ATTEMPT_IS_OPEN)
     .values(
         {name: bindparam(f"new_{name}") for name in ("cause", "status", "latency_ms", "cost_microusd")}
         | {"is_presumed": false()}
@@ -92,10 +92,10 @@ def _are_all_there(connection: Connection, settlements: Sequence[Settlement]) ->
     return wanted <= {(request_id, index) for request_id, index in connection.execute(query)}
 
 
-def begin_attempt(connection: Connection, attempt: Attempt) -> None:
-    """Raises LedgerRefusal if it was begun before."""
+def begin_attempts(connection: Connection, attempts: Sequence[Attempt]) -> None:
+    """Raises LedgerRefusal if one of them was begun before."""
     try:
-        connection.execute(_BEGIN, _values(attempt))
+        connection.execute(_BEGIN, [_values(attempt) for attempt in attempts])
     except IntegrityError as error:
         raise LedgerRefusal(BEGUN_BEFORE) from error
 
@@ -106,18 +106,17 @@ def try_attempt(connection: Connection, attempt: Attempt, caps: Mapping[str | No
     so_far = {attempt.backend: by_backend.get(attempt.backend, 0), None: sum(by_backend.values())}
     if any(so_far[name] + attempt.reserved_microusd > cap for name, cap in caps.items() if name in so_far):
         return False
-    begin_attempt(connection, attempt)
+    begin_attempts(connection, [attempt])
     return True
 
 
-def end_attempt(connection: Connection, end: AttemptEnd) -> None:
-    """Raises LedgerRefusal if it was never begun, or has ended already."""
-    values = _values(end)
-    attempt_id = values.pop("attempt_id")
-    parameters = {f"new_{name}": value for name, value in values.items()} | {"of_attempt": attempt_id}
-    if connection.execute(_END, parameters).rowcount != 1:
-        there = connection.execute(select(_attempt.attempt_id).where(_attempt.attempt_id == attempt_id)).first()
-        raise LedgerRefusal(ENDED_BEFORE if there else NEVER_BEGUN)
+def end_attempts(connection: Connection, ends: Sequence[AttemptEnd]) -> None:
+    """Raises LedgerRefusal if one of them was never begun, or has ended already."""
+    rows = [{f"new_{name}": value for name, value in _values(end).items()} for end in ends]
+    if connection.execute(_END, rows).rowcount != len(rows):
+        names = {end.attempt_id for end in ends}
+        there = connection.execute(select(_attempt.attempt_id).where(_attempt.attempt_id.in_(names))).scalars()
+        raise LedgerRefusal(ENDED_BEFORE if names <= set(there) else NEVER_BEGUN)
 
 
 def close_what_is_open(connection: Connection) -> int:
