@@ -189,7 +189,6 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 async def _running(services: Services) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
-    await services.ledger.open()
     services.dispatcher.start()
     await services.decoder.start()
     sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
@@ -201,7 +200,6 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.decoder.stop()
         await services.router.finish()
         await asyncio.gather(*(backend.close() for backend in services.remotes))
-        await services.ledger.close()
         await asyncio.to_thread(services.files.close)
 
 

@@ -76,7 +76,8 @@ class _Server(uvicorn.Server):
 async def serve(
     settings: Settings, catalogue: Catalogue, listener: socket.socket, on_ready: Callable[[str, Services], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `on_ready` is called once, when a worker takes jobs for the first time."""
+    """Serve until SIGTERM or SIGINT. `on_ready` is called once, when a worker takes jobs for the first time. Raises
+    LedgerProblem when the books cannot be opened."""
     address = address_of(listener)
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
         folder = settings.files_folder or Path(own_folder)
@@ -84,11 +85,14 @@ async def serve(
         services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
         server = _Server(_config(services), services.dispatcher)
         announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
+        # Before anything is accepted, and after the last of it is settled.
+        await services.ledger.open()
         try:
             await server.serve(sockets=[listener])
         finally:
             announcer.cancel()
             await asyncio.gather(announcer, return_exceptions=True)
+            await services.ledger.close()
 
 
 def _config(services: Services) -> uvicorn.Config:
