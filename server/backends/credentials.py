@@ -45,7 +45,7 @@ def _from_file(path: Path) -> str:
 
 
 def own_content(path: Path) -> bytes:
-    """Of a file that none but its owner may touch. Judged after it was opened, so that what is judged is what is read."""
+    """Of a file that none but its owner may touch. Judged once it is open, so that what is judged is what is read."""
     try:
         descriptor = os.open(_real_place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle

@@ -36,6 +36,10 @@ def test_the_server_imports_no_torch(server_modules: set[str]) -> None:
     assert {name.partition(".")[0] for name in server_modules} & HEAVY == set()
 
 
+def test_the_server_loads_no_sdk_of_aws_before_a_backend_needs_it(server_modules: set[str]) -> None:
+    assert {name.partition(".")[0] for name in server_modules} & {"boto3", "botocore"} == set()
+
+
 def test_the_server_imports_nothing_of_the_worker_but_its_messages_and_how_to_reckon(server_modules: set[str]) -> None:
     ours = {name for name in server_modules if name.partition(".")[0] == "pipelines"}
     shared = {"messages", "amounts", "fits", "machine", "pace"}
