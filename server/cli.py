@@ -20,6 +20,7 @@ from server.connection import ServerProblem
 from server.core import log
 from server.fitting import fitting
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
+from server.ledger.problem import LedgerProblem
 from server.listener import bind, serve
 from server.remotes import findings as findings_of_providers
 from server.terminal import (
@@ -82,7 +83,10 @@ def serve_command(
     except OSError as error:
         fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Is another server running?")
     with listener:
-        asyncio.run(serve(settings, catalogue, listener, print_welcome))
+        try:
+            asyncio.run(serve(settings, catalogue, listener, print_welcome))
+        except LedgerProblem as problem:
+            fail(f"SAFELIGHT_LEDGER: {problem}")
 
 
 def print_welcome(address: str, services: Services) -> None:

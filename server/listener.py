@@ -84,9 +84,9 @@ async def serve(
         ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
         services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
         server = _Server(_config(services), services.dispatcher)
-        announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
-        # Before anything is accepted, and after the last of it is settled.
+        # Before anything is accepted, and until the last of it is settled.
         await services.ledger.open()
+        announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
         try:
             await server.serve(sockets=[listener])
         finally:

@@ -7,6 +7,7 @@ once; boto3 logs nothing that holds a request.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -86,12 +87,16 @@ def _sealed_session() -> boto3.session.Session:
     values = core.get_component("config_store")
     for name, (_, _, default, _) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
         values.set_config_provider(name, ConstantProvider(NO_FILES.get(name, default)))
-    # It would also look for descriptions of services in the home folder.
-    own_data = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
-    core.register_component("data_loader", own_data)
+    core.register_component("data_loader", _own_data())
     core.register_component("credential_provider", CredentialResolver(providers=[]))
     core.register_component("token_provider", TokenProviderChain(providers=[]))
     return boto3.session.Session(botocore_session=core)
+
+
+@functools.cache
+def _own_data() -> Any:
+    """What AWS's services are like, without what the home folder says of it. Keeps what it has read."""
+    return Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
 
 
 class _OnlyNews(logging.Filter):

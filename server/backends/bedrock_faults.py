@@ -68,7 +68,7 @@ NO_SUCH_MODEL = re.compile(
     re.IGNORECASE,
 )
 WORD = re.compile(r"[A-Za-z0-9_.-]{1,80}", re.ASCII)
-REFUSALS, FAILURES = 400, 500
+REDIRECTS, REFUSALS, FAILURES = 300, 400, 500
 RETRY_SECONDS = (1.0, 60.0)
 
 
@@ -79,6 +79,12 @@ def trouble_of(error: ClientError) -> Trouble:
     words = f"{_word(code)} {_word(headers.get('x-amzn-requestid', ''))}".strip()
     after_seconds = retry_after(headers, datetime.now(UTC))
     return Trouble(cause_of(code, message, status or 0), Facts(status, words, after_seconds, code in MAY_BE_CHARGED))
+
+
+def unread(error: Exception, status: int | None, is_sent: bool) -> Trouble:
+    """Of what botocore could not read, or not send: the status tells, where there is one of an error."""
+    cause: Cause = "broken" if status is None or status < REDIRECTS else cause_of("", "", status)
+    return Trouble(cause, Facts(status, type(error).__name__, is_charged=is_sent and cause == "broken"))
 
 
 def cause_of(code: str, message: str, status: int) -> Cause:

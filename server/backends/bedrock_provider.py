@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from server.backends import stability, titan
 from server.backends.aws_credentials import AwsCredentials, read_aws_credentials
 from server.backends.bedrock_client import BedrockClients
-from server.backends.bedrock_faults import trouble_of
+from server.backends.bedrock_faults import trouble_of, unread
 from server.backends.bedrock_replies import Family
 from server.backends.bedrock_wire import Exchange
 from server.backends.capabilities import CAPABILITIES, Capabilities
@@ -110,7 +110,7 @@ class BedrockProvider:
         except CredentialProblem as problem:
             return Trouble("unauthorised", Facts(detail=str(problem)))
         except Exception as error:  # botocore's many kinds, and what odd errors do to its parser
-            return Trouble("broken", Facts(exchange.status, type(error).__name__, is_charged=exchange.is_sent))
+            return unread(error, exchange.status, exchange.is_sent)
 
     def _answer(self, request: RemoteRequest, first: int, count: int) -> Answer:
         form = self._forms[request.model]

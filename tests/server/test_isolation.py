@@ -36,6 +36,10 @@ def test_the_server_imports_no_torch(server_modules: set[str]) -> None:
     assert {name.partition(".")[0] for name in server_modules} & HEAVY == set()
 
 
+def test_the_server_loads_no_providers_sdk_before_a_backend_needs_it(server_modules: set[str]) -> None:
+    assert {name.partition(".")[0] for name in server_modules} & {"boto3", "botocore", "openai"} == set()
+
+
 def test_the_server_imports_nothing_of_the_worker_but_messages_reckoning_and_writing_files(
     server_modules: set[str],
 ) -> None:

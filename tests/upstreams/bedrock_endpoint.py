@@ -13,6 +13,7 @@ import json
 import re
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +25,8 @@ from typing import Any, cast
 from urllib.parse import quote, unquote
 
 ACCESS_KEY = "AKIACANARY7Q2EXAMPLE"
-SECRET_KEY = "canary/Secret+Wd8Rk31uQ0zB5yT7nE2pL4x"
-SESSION_TOKEN = "canaryToken//IQoJb3JpZ2luX2VjEHkaCXVzLXdlc3QtMiJHMEUCIQ=="
+SECRET_KEY = "canary/Secret+Wd8Rk31uQ0zB5yT7nE2pL4x"  # noqa: S105
+SESSION_TOKEN = "canaryToken//IQoJb3JpZ2luX2VjEHkaCXVzLXdlc3QtMiJHMEUCIQ=="  # noqa: S105
 CANARIES = (ACCESS_KEY, SECRET_KEY, SESSION_TOKEN)
 REGION = "us-west-2"
 AUTHORIZATION = re.compile(
@@ -94,16 +95,23 @@ def head(status: str, *headers: str) -> bytes:
 
 
 class Endpoint:
-    """answers: in the order of the requests; the last one stands for all that follow. secret: what it signs with."""
+    """answers: in the order of the requests; the last one stands for all that follow. secret: what it signs with.
+    answering: set when a request was read. closed: when the other side closed before it had a whole answer."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = [pictures(b"picture")]
         self.received: list[Received] = []
-        self.secret, self.session_token = SECRET_KEY, SESSION_TOKEN
+        self.secret = SECRET_KEY
+        self.session_token: str | None = SESSION_TOKEN
         self.refused: list[str] = []
-        self.closed = threading.Event()
+        self.answering, self.closed = threading.Event(), threading.Event()
         self.connections = 0
         self.url = ""
+        self.tls: ssl.SSLContext | None = None
+
+    def wrap(self, tls: ssl.SSLContext) -> None:
+        """From now on it speaks TLS."""
+        self.tls, self.url = tls, self.url.replace("http://", "https://")
 
     def next_answer(self) -> Answer:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -111,10 +119,19 @@ class Endpoint:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads, block_on_close = True, False
+    # As many may come at once as tests let ask.
+    request_queue_size = 256
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.endpoint = endpoint
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        tls = self.endpoint.tls
+        if tls is None:
+            return connection, address
+        return tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def handle_error(self, *_: Any) -> None:
         """A caller that closes early is what some tests are about."""
@@ -136,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         model = unquote(self.path.removeprefix("/model/").removesuffix("/invoke"))
         endpoint.received.append(Received(model, json.loads(content), headers))
         answer = endpoint.next_answer()
+        endpoint.answering.set()
         return self._reply(answer) if isinstance(answer, Reply) else self._leave_to(answer)
 
     def _reply(self, reply: Reply) -> None:
@@ -169,7 +187,7 @@ def until_closed(endpoint: Endpoint, *pieces: bytes, seconds: float = 20.0) -> C
     return answer
 
 
-def endlessly(endpoint: Endpoint, beginning: bytes, piece: bytes, pause_seconds: float = 0.0) -> Callable[[Line], None]:
+def endlessly(beginning: bytes, piece: bytes, pause_seconds: float = 0.0) -> Callable[[Line], None]:
     """Send one piece after the other until the other side closes."""
 
     def answer(line: Line) -> None:

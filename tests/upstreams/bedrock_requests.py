@@ -11,7 +11,11 @@ from server.core.request import RemoteRequest, Size
 from tests.upstreams.bedrock_endpoint import ACCESS_KEY, REGION, SECRET_KEY, SESSION_TOKEN
 
 TITAN, TITAN_V1 = "amazon.titan-image-generator-v2:0", "amazon.titan-image-generator-v1"
-CORE, ULTRA, SD35 = "stability.stable-image-core-v1:1", "stability.stable-image-ultra-v1:1", "stability.sd3-5-large-v1:0"
+CORE, ULTRA, SD35 = (
+    "stability.stable-image-core-v1:1",
+    "stability.stable-image-ultra-v1:1",
+    "stability.sd3-5-large-v1:0",
+)
 FORMS: dict[str, Form] = {
     TITAN: "titan",
     TITAN_V1: "titan",

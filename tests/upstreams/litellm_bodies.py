@@ -2,12 +2,12 @@
 
 LiteLLM pins packages to versions that this project cannot have, so it runs in an environment of its own:
 
-    python -m venv /tmp/litellm && /tmp/litellm/bin/pip install litellm && /tmp/litellm/bin/pip install --no-deps litellm==1.109.1
-    LITELLM_LOCAL_MODEL_COST_MAP=True /tmp/litellm/bin/python tests/upstreams/litellm_bodies.py > tests/upstreams/litellm_bodies.json
+    python -m venv venv && venv/bin/pip install litellm && venv/bin/pip install --no-deps litellm==1.109.1
+    cd tests/upstreams && LITELLM_LOCAL_MODEL_COST_MAP=True venv/bin/python litellm_bodies.py > litellm_bodies.json
 
-It covers of Titan: text to image. Of the other tasks it has none for Titan, but for Nova Canvas, Titan's successor, whose
-tasks INPAINTING, OUTPAINTING and IMAGE_VARIATION have the same fields. Of Stability's: it passes fields on under their
-own names, and starts from a picture in its form for Stability's editing models.
+Of Titan's tasks it covers text to image. The others it has for Nova Canvas alone, Titan's successor, whose INPAINTING,
+OUTPAINTING and IMAGE_VARIATION have the same fields. Of Stability's models it passes fields on under their own names,
+and starts from a picture in its form for those that edit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ EDIT_CASES: dict[str, dict[str, Any]] = {
     "variation": {"taskType": "IMAGE_VARIATION", "similarityStrength": 0.25},
     "variation without a strength": {},
 }
-EDIT_COMMON = {"size": "512x512", "n": 1, "quality": "hd", "seed": 7, "cfgScale": 8.0, "negativeText": "fog"}
+EDIT_COMMON: dict[str, Any] = {
+    "size": "512x512",
+    "n": 1,
+    "quality": "hd",
+    "seed": 7,
+    "cfgScale": 8.0,
+    "negativeText": "fog",
+}
 STABILITY_CASES: dict[str, dict[str, Any]] = {
     "text": {"mode": "text-to-image", "aspect_ratio": "16:9", "output_format": "png", "seed": 7},
     "negative": {"mode": "text-to-image", "aspect_ratio": "1:1", "output_format": "png", "negative_prompt": "fog"},

@@ -93,7 +93,7 @@ def test_a_file_that_is_none_is_refused_without_its_words(tmp_path: Path, text: 
 
 def test_a_percent_sign_in_a_key_means_itself(tmp_path: Path) -> None:
     place = file_with(tmp_path, f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key=%(x)s%%\n")
-    assert read_aws_credentials(entry(credentials_file=place), {}).secret_key == "%(x)s%%"
+    assert read_aws_credentials(entry(credentials_file=place), {}).secret_key == "%(x)s%%"  # noqa: S105
 
 
 def test_keys_do_not_show_themselves() -> None:

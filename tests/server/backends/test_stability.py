@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.backends import stability
@@ -67,6 +67,7 @@ def test_each_shape_is_asked_for_by_its_ratio(ratio: str) -> None:
     assert size.width_px / size.height_px == pytest.approx(wide / high, rel=0.04)
 
 
+@settings(deadline=None)
 @given(st.integers(8, 256), st.integers(8, 256))
 def test_any_other_size_is_drawn_in_the_nearest_shape(width_multiple: int, height_multiple: int) -> None:
     wanted = Size(8 * width_multiple, 8 * height_multiple)
