@@ -11,16 +11,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 
-from server.backends.aws_credentials import read_aws_credentials
 from server.backends.capabilities import capabilities_of
-from server.backends.credentials import CredentialProblem, read_secret
+from server.backends.credentials import CredentialProblem
 from server.backends.provider import Provider
 from server.backends.remote import RemoteBackend
 from server.backends.upstream import Upstream
 from server.core.catalogue import Catalogue
-from server.core.providers import OPENAI_URL, BackendEntry, Form, Target, form_of
+from server.core.providers import BackendEntry, Target
 from server.core.settings import Settings
 from server.images.decoder import Decoder
 
@@ -79,18 +77,13 @@ def upstreams_of(name: str, entry: BackendEntry) -> list[Upstream]:
 
 def provider_of(entry: BackendEntry, environment: Mapping[str, str]) -> Provider:
     """The adapter. Raises CredentialProblem. Imported here, as the SDKs take longer to load than all of the server."""
-    forms: dict[str, Form] = {
-        model: form for model, one in entry.models.items() if (form := form_of(model, one, entry.kind)) is not None
-    }
     if entry.kind == "openai":
-        from server.backends.openai_provider import OpenAiProvider  # noqa: PLC0415
+        from server.backends import openai_provider  # noqa: PLC0415
 
-        key = read_secret(entry.key_variable, entry.key_file, environment)
-        return OpenAiProvider(entry.base_url or OPENAI_URL, key, forms)
-    from server.backends.bedrock_provider import BedrockProvider  # noqa: PLC0415
+        return openai_provider.provider_of(entry, environment)
+    from server.backends import bedrock_provider  # noqa: PLC0415
 
-    credentials = partial(read_aws_credentials, entry, environment)
-    return BedrockProvider(entry.region or "", entry.endpoint_url, credentials, forms)
+    return bedrock_provider.provider_of(entry, environment)
 
 
 def findings(settings: Settings, catalogue: Catalogue) -> list[str]:

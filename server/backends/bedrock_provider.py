@@ -27,7 +27,7 @@ from server.backends.bedrock_client import BedrockClients
 from server.backends.bedrock_faults import trouble_of, unread
 from server.backends.bedrock_replies import Family
 from server.backends.bedrock_wire import Exchange
-from server.backends.capabilities import CAPABILITIES, Capabilities
+from server.backends.capabilities import Capabilities, row_of
 from server.backends.credentials import CredentialProblem
 from server.backends.provider import Answer
 from server.backends.trouble import Facts, Trouble
@@ -114,7 +114,7 @@ class BedrockProvider:
 
     def _answer(self, request: RemoteRequest, first: int, count: int) -> Answer:
         form = self._forms[request.model]
-        _check(request, capabilities_of_form(form, request.model))
+        _check(request, row_of(form, request.model))
         family = FAMILIES[form]
         share = family.share_of(request, first, count, secrets.randbelow(2**31 - 1))
         client = self._clients.client(self._credentials())
@@ -129,10 +129,6 @@ def provider_of(entry: BackendEntry, environment: Mapping[str, str]) -> BedrockP
     forms = {model: form for model, one in entry.models.items() if (form := form_of(model, one, "bedrock")) is not None}
     credentials = partial(read_aws_credentials, entry, environment)
     return BedrockProvider(entry.region or "", entry.endpoint_url, credentials, forms)
-
-
-def capabilities_of_form(form: Form, model: str) -> Capabilities:
-    return stability.stability_capabilities(model) if form == "stability" else CAPABILITIES[form]
 
 
 def _send(request: AWSPreparedRequest) -> AWSResponse:

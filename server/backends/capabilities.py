@@ -161,6 +161,8 @@ STABILITY_SIZES = {
     "9:16": Size(768, 1344),
     "9:21": Size(640, 1536),
 }
+# Parts of the names of those that start from a picture, too.
+STABILITY_WITH_IMAGES = ("stable-image-ultra", "sd3-5-large")
 _FITTED = Limits(min_side_px=64, max_side_px=2048, side_multiple_px=8, max_pixels=2048 * 2048)
 # The SDK's words on `size`; the pixels are those of 2.5 and 2.6, which gpt-image-2 is taken to share.
 _GPT_CANVAS = Canvas(side_multiple_px=16, max_side_px=3840, min_pixels=655_360, max_pixels=8_294_400, max_ratio=3)
@@ -261,10 +263,23 @@ def capabilities_of(model: str, entry: RemoteModel, kind: RemoteKind) -> Capabil
     form = form_of(model, entry, kind)
     if form is None:
         raise ValueError(f"nothing says how to speak to the model '{model}': give it a form")
+    row = row_of(form, model)
+    return _restricted(row, model, entry.sizes) if entry.sizes else row
+
+
+def row_of(form: Form, model: str) -> Capabilities:
+    """The form's row, as far as the model's name says more."""
     row = CAPABILITIES[form]
     if form == "gpt-image":
-        row = _of_gpt_image(row, model)
-    return _restricted(row, model, entry.sizes) if entry.sizes else row
+        return _of_gpt_image(row, model)
+    return _of_stability(row, model) if form == "stability" else row
+
+
+def _of_stability(row: Capabilities, model: str) -> Capabilities:
+    """A name that nobody knows is taken to draw from words alone, as Core does."""
+    if any(part in model for part in STABILITY_WITH_IMAGES):
+        return row
+    return replace(row, tasks=row.tasks - {"image"}, takes=row.takes - {"strength"})
 
 
 def _of_gpt_image(row: Capabilities, model: str) -> Capabilities:

@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 import httpx2
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
+from server.backends.credentials import read_secret
 from server.backends.openai_answers import Sent, broken, failure, file_of, read_answer, tells
 from server.backends.openai_forms import Call, UnsendableRequest, call_for
 from server.backends.provider import Answer, RawPicture
 from server.backends.trouble import Facts, Trouble
-from server.core.providers import Form
+from server.core.providers import OPENAI_URL, BackendEntry, Form, form_of
 from server.core.request import RemoteRequest
 from server.images.fetch import (
     INTERNET,
@@ -279,3 +280,10 @@ def _kind_of(error: Exception) -> str:
     """Class names alone."""
     cause = error.__cause__ if isinstance(error, APIConnectionError) else None
     return type(cause or error).__name__
+
+
+def provider_of(entry: BackendEntry, environment: Mapping[str, str]) -> OpenAiProvider:
+    """Raises CredentialProblem."""
+    forms = {model: form for model, one in entry.models.items() if (form := form_of(model, one, "openai")) is not None}
+    key = read_secret(entry.key_variable, entry.key_file, environment)
+    return OpenAiProvider(entry.base_url or OPENAI_URL, key, forms)

@@ -9,20 +9,17 @@ Invariant: a shape is named or a picture is sent that has it, never both.
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from server.backends.bedrock_replies import Share, broken, decoded, files_of, undrawn
-from server.backends.capabilities import CAPABILITIES, STABILITY_SIZES, Capabilities
+from server.backends.capabilities import CAPABILITIES, STABILITY_SIZES
 from server.backends.provider import Answer, RawPicture
 from server.core.request import RemoteRequest
 
 SEED_LIMIT = CAPABILITIES["stability"].seed_limit
 RATIOS = {size: ratio for ratio, size in STABILITY_SIZES.items()}
-# Parts of the names of those that start from a picture, too. Any other is taken to draw from words alone, as Core does.
-WITH_IMAGES = ("stable-image-ultra", "sd3-5-large")
 # They require one with a picture; it is what our own models take.
 STRENGTH = 0.8
 
@@ -31,14 +28,6 @@ class _Reply(msgspec.Struct):
     images: list[str] | None = None
     finish_reasons: list[str | None] | None = None
     seeds: list[int | str] | None = None
-
-
-def stability_capabilities(model: str) -> Capabilities:
-    """The form's row, as far as the model's name says more."""
-    row = CAPABILITIES["stability"]
-    if any(part in model for part in WITH_IMAGES):
-        return row
-    return replace(row, tasks=row.tasks - {"image"}, takes=row.takes - {"strength"})
 
 
 def share_of(request: RemoteRequest, first: int, count: int, spare_seed: int) -> Share:  # noqa: ARG001

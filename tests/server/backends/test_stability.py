@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from server.backends import stability
 from server.backends.bedrock_replies import Share
-from server.backends.capabilities import STABILITY_SIZES
+from server.backends.capabilities import STABILITY_SIZES, row_of
 from server.backends.trouble import Trouble
 from server.core.request import RemoteRequest, Size
 from tests.upstreams.bedrock_endpoint import pictures, said
@@ -71,7 +71,7 @@ def test_each_shape_is_asked_for_by_its_ratio(ratio: str) -> None:
 @given(st.integers(8, 256), st.integers(8, 256))
 def test_any_other_size_is_drawn_in_the_nearest_shape(width_multiple: int, height_multiple: int) -> None:
     wanted = Size(8 * width_multiple, 8 * height_multiple)
-    drawn = stability.stability_capabilities(CORE).drawn_size(wanted)
+    drawn = row_of("stability", CORE).drawn_size(wanted)
     assert drawn is not None
 
     def distance(size: Size) -> float:
@@ -84,14 +84,14 @@ def test_any_other_size_is_drawn_in_the_nearest_shape(width_multiple: int, heigh
 
 @pytest.mark.parametrize("model", [ULTRA, SD35, "eu.stability.sd3-5-large-v1:0"])
 def test_ultra_and_sd_35_start_from_a_picture_too(model: str) -> None:
-    can = stability.stability_capabilities(model)
+    can = row_of("stability", model)
     assert can.tasks == {"text", "image"}
     assert "strength" in can.takes
 
 
 @pytest.mark.parametrize("model", [CORE, "stability.something-new-v1:0"])
 def test_core_and_what_nobody_knows_draw_from_words_alone(model: str) -> None:
-    can = stability.stability_capabilities(model)
+    can = row_of("stability", model)
     assert can.tasks == {"text"}
     assert "strength" not in can.takes
     assert {"seed", "negative_prompt"} <= can.takes
