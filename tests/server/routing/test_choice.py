@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,14 @@ def test_whoever_was_never_tried_is_taken_to_be_quick() -> None:
 
 def test_the_ranking_is_told_with_its_scores() -> None:
     assert told(ranked((openai, local), WEIGHTS), WEIGHTS) == "local:sdxl 4.0 s, openai:gpt-image-2 47.4 s"
+
+
+def test_the_examples_on_the_page_are_what_the_rule_says() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "providers.md").read_text()
+    busy = replace(local, seconds=90.0)
+    shaky = replace(openai, record=Record(0.25, 12.0))
+    for some in ((local, openai, bedrock), (busy, openai, bedrock), (busy, shaky, bedrock)):
+        assert f"| `{told(ranked(some, WEIGHTS), WEIGHTS)}` |" in page
 
 
 numbers = st.floats(0, 1e6)
