@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -58,6 +58,7 @@ class _Progress:
     is_connected: bool = False
     is_sent: bool = False
     failed_status: int | None = None
+    failed_headers: Mapping[str, str] = field(default_factory=dict)
 
     async def follow(self, event: str, _info: Mapping[str, Any]) -> None:
         """What httpcore tells of each step."""
@@ -88,7 +89,7 @@ class _Wire(httpx2.AsyncBaseTransport):
         if response.is_success:
             await _refuse_at_sight(response, progress.cap_bytes)
             return httpx2.Response(response.status_code, headers=headers, stream=_Bounded(stream, progress.cap_bytes))
-        progress.failed_status = response.status_code
+        progress.failed_status, progress.failed_headers = response.status_code, headers
         return httpx2.Response(response.status_code, headers=headers, stream=_Beginning(stream))
 
     def _outgoing(self, request: httpx2.Request, progress: _Progress) -> httpx2.Request:
@@ -141,21 +142,18 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 class _Beginning(httpx2.AsyncByteStream):
-    """An error's body, of which the status has told most: cut short, and never a failure of its own."""
+    """An error's body, of which the status has told most: cut short."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left_bytes = ERROR_CAP_BYTES
-        try:
-            async for piece in self._stream:
-                yield piece[:left_bytes]
-                left_bytes -= len(piece)
-                if left_bytes <= 0:
-                    return
-        except httpx2.TransportError:
-            return
+        async for piece in self._stream:
+            yield piece[:left_bytes]
+            left_bytes -= len(piece)
+            if left_bytes <= 0:
+                return
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -269,7 +267,7 @@ def _trouble_of(error: Exception, progress: _Progress, key: str | None) -> Troub
     if isinstance(error, UnsendableRequest):
         return Trouble("refused", Facts(detail=str(error)))
     if progress.failed_status is not None:
-        return failure(progress.failed_status, b"", {}, key)
+        return failure(progress.failed_status, b"", progress.failed_headers, key)
     facts = Facts(detail=_kind_of(error), is_charged=progress.is_sent)
     if isinstance(error, (APIConnectionError, TimeoutError)) and not progress.is_connected:
         return Trouble("unreachable", facts)
