@@ -52,6 +52,7 @@ def parse_remote(asked: Asked, upstream: Upstream, local_format: ResponseFormat)
     _check_task(asked, upstream)
     _check_ranges(asked, upstream)
     size = _size(body.size, can)
+    drawn = drawn_size(size or can.default_size, can)
     prompted = body if isinstance(body, PromptedBody) else None
     request = RemoteRequest(
         operation=asked.operation,
@@ -62,12 +63,12 @@ def parse_remote(asked: Asked, upstream: Upstream, local_format: ResponseFormat)
         negative_prompt=_kept(can, "negative_prompt", body.negative_prompt),
         count=body.n or 1,
         size=size or can.default_size,
-        drawn_size=drawn_size(size or can.default_size, can),
+        drawn_size=drawn,
         response_format=asked.response_format(local_format),
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         quality=asked.echoed_quality,
-        price_usd=upstream.entry.price_usd(str(size or can.default_size), body.quality or "standard"),
+        price_usd=upstream.entry.price_usd(str(drawn), body.quality or "standard"),
         asked_quality=_kept(can, "quality", body.quality),
         style=_kept(can, "style", body.style if isinstance(body, GenerationBody) else None),
         background=_kept(can, "background", body.background),
@@ -161,6 +162,8 @@ def _of_no_effect(asked: Asked, can: Capabilities) -> dict[str, bool]:
     """Which parameters do nothing, if they were sent."""
     lost = {name: SYNONYMS.get(name, name) not in can.takes for name in WISHES}
     never = dict.fromkeys((name for name in NEVER_OF_EFFECT if name not in can.takes), True)
+    # A picture is changed by a route that has no words for these.
+    lost |= dict.fromkeys(("style", "moderation"), True) if asked.image is not None else {}
     # Unfinished pictures are ours alone to show; opaque is what everybody paints.
     opaque = {"background": lost["background"] and asked.body.background == "transparent"}
     return {"partial_images": True, **dict.fromkeys(OF_NETWORKS, True), **never, **lost, **opaque}

@@ -94,7 +94,7 @@ class Capabilities:
     canvas: Canvas | None = None
     seed_limit: int = 0
     guidance_range: tuple[float, float] | None = None
-    mask_colours: MaskColours = "alpha"
+    mask_colours: MaskColours = "alpha_only"
     max_image_bytes: int = 50_000_000
     max_mask_bytes: int = 50_000_000
 
@@ -198,6 +198,7 @@ CAPABILITIES: dict[Form, Capabilities] = {
         default_size=_SQUARE,
         takes=frozenset(),
         max_count=10,
+        mask_colours="alpha",
         max_prompt_characters=1000,
         max_image_bytes=4_000_000,
         max_mask_bytes=4_000_000,

@@ -19,8 +19,9 @@ Style = Literal["natural", "vivid"]
 Fidelity = Literal["high", "low"]
 Background = Literal["opaque", "auto", "transparent"]
 Moderation = Literal["low", "auto"]
-# How a mask says "here" to a provider: a transparent pixel (OpenAI), a black one (Titan), or a white one (Stability).
-MaskColours = Literal["alpha", "black", "white"]
+# How a mask says "here" to a provider: a transparent pixel, of the image's own colours (DALL-E 2, where the mask is the
+# picture) or of none (GPT image models), a black one (Titan), or a white one (Stability).
+MaskColours = Literal["alpha", "alpha_only", "black", "white"]
 SEED_LIMIT = 2**64
 
 

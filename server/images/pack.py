@@ -44,13 +44,14 @@ def pack(inputs: ImageInputs, drawn_size: Size, colours: MaskColours, max_bytes:
     the mask is placed alike with nothing between yes and no. Where the image may change, the mask is
 
     alpha: transparent, elsewhere opaque, in RGBA with the image's own colours everywhere;
+    alpha_only: the same in black, which takes far fewer bytes;
     black: black, elsewhere white, in RGB;
     white: white, elsewhere black, in RGB.
     """
     own_size = (inputs.size.width_px, inputs.size.height_px)
     image = covering(Image.frombytes("RGB", own_size, inputs.image), drawn_size)
     # With `alpha` the mask is the image once more, and must be of its format.
-    image_file = _short_enough(_files(image, may_be_jpeg=colours != "alpha"), max_bytes)
+    image_file = _short_enough(_files(image, may_be_jpeg=colours not in ("alpha", "alpha_only")), max_bytes)
     if inputs.mask is None:
         return Packed(image_file, None)
     mask = _placed(Image.frombytes("L", own_size, inputs.mask), drawn_size)
@@ -67,6 +68,10 @@ def _placed(mask: Image.Image, size: Size) -> Image.Image:
 def _mask_files(mask: Image.Image, image: Image.Image, colours: MaskColours) -> Iterator[bytes]:
     if colours == "alpha":
         return _files(Image.merge("RGBA", (*image.split(), mask.point(TRANSPARENT_INSIDE))), may_be_jpeg=False)
+    if colours == "alpha_only":
+        flat = Image.new("L", mask.size)
+        clear = Image.merge("RGBA", (flat, flat, flat, mask.point(TRANSPARENT_INSIDE)))
+        return iter([write(clear, "png", **SMALLEST_PNG)])
     two_colours = mask.point(BLACK_INSIDE if colours == "black" else WHITE_INSIDE).convert("RGB")
     # Huffman codes spend a bit on every byte; the search for what repeats is as quick here, and the file far smaller.
     return iter([write(two_colours, "png", **SMALLEST_PNG)])

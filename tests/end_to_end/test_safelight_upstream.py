@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -134,3 +136,43 @@ def test_its_refusals_have_their_cause(server: ServerProcess, changes: dict[str,
         ask(server, request(**changes))
     assert caught.value.cause == cause
     assert not caught.value.facts.is_charged
+
+
+FRONT = """\
+default_model: demo
+models:
+  demo: {{family: sdxl, source: {demo}}}
+backends:
+  big-one: {{kind: openai, base_url: {url}/v1, models: {{demo-sdxl: {{prices: [{{usd: 0.002}}]}}}}}}
+names:
+  far: {{route: [big-one:demo-sdxl]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def front(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A Safelight that hands a name on to the other."""
+    models = tmp_path_factory.mktemp("front") / "models.yaml"
+    demo = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo-sdxl"
+    models.write_text(FRONT.format(demo=demo, url=server.url))
+    running = ServerProcess(("--models", str(models)))
+    yield running
+    running.stop()
+
+
+def test_through_one_safelight_the_other_draws_what_it_draws_alone(
+    server: ServerProcess, front: ServerProcess, image: bytes, mask: bytes
+) -> None:
+    for route, more in (
+        ("generations", {"guidance_scale": 3.0}),
+        ("edits", {"image": text(image), "strength": 0.4}),
+        ("edits", {"image": text(image), "mask": text(mask)}),
+    ):
+        body = {**WORDS, "model": "far", "size": str(SIZE), "response_format": "b64_json", **more}
+        answer = httpx.post(f"{front.url}/v1/images/{route}", json=body, timeout=120)
+        assert answer.status_code == 200, answer.text
+        drawn = answer.json()
+        assert [pixels(base64.b64decode(one["b64_json"])) for one in drawn["data"]] == direct(server, route, **more)
+        assert [one["seed"] for one in drawn["data"]] == [WORDS["seed"]]
+        assert drawn["usage"]["cost"] == pytest.approx(0.002)
+        assert answer.headers["x-safelight-backend"] == "big-one"

@@ -36,7 +36,10 @@ models:
     family: sdxl
     source: /models/second
 """
-OPENAI_NAMES = [
+OTHERS_NAMES = [
+    "titan",
+    "amazon.titan-image-generator-v1",
+    "amazon.titan-image-generator-v2:0",
     "dall-e-2",
     "dall-e-3",
     "gpt-image-1",
@@ -416,8 +419,8 @@ def test_every_size_named_in_a_refusal_is_allowed(tmp_path: Path) -> None:
     assert all(limits.allows(parse_size(name)) for name in named[:-1])
 
 
-@pytest.mark.parametrize("name", OPENAI_NAMES)
-def test_openais_names_mean_the_default_model_of_our_own_file(name: str) -> None:
+@pytest.mark.parametrize("name", OTHERS_NAMES)
+def test_other_peoples_names_mean_the_default_model_of_our_own_file(name: str) -> None:
     catalogue = load_catalogue(DEFAULT_CATALOGUE)
     assert catalogue.resolve(name) == catalogue.default_model
 

@@ -26,7 +26,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import FileStore
 from server.ledger.ledger import Ledger
-from tests.server.parts import local_backend, local_router
+from tests.server.parts import local_backend, local_router, parse_locally
 from tests.server.picture_files import BLUE, RED, animation, bomb, file_of, halves, plain, text_of
 
 MODELS = """\
@@ -243,3 +243,15 @@ def test_the_settings_of_the_engine_reach_its_options() -> None:
 
 def test_without_settings_the_engine_gets_its_own_defaults() -> None:
     assert engine_options(load_settings({})) == type(engine_options(load_settings({})))()
+
+
+def test_the_devices_time_costs_what_the_operator_says(app: FastAPI, dispatcher: FakeDispatcher) -> None:
+    services: Services = app.state.services
+    paid = local_backend(dispatcher, {"tiny": "sdxl"}, usd_per_device_hour=3600.0)
+    router = local_router(paid, services.ledger)
+    app.state.services = replace(services, local=paid, router=router)
+    answer = post(app, n=3)
+    assert answer.json()["usage"]["cost"] == pytest.approx(3 * 0.1)  # a tenth of a second each, a dollar a second
+    dispatcher.seconds = 2.0
+    request = parse_locally("generation", {"prompt": "x", "n": 3}, services.catalogue).request
+    assert paid.estimate(request).usd == pytest.approx(6.0)

@@ -56,11 +56,13 @@ def specks(size: tuple[int, int] = (96, 64), seed: int = 2) -> Image.Image:
 def coloured(mask: Pixels, colours: MaskColours, image: Pixels) -> Pixels:
     """The rule, pixel by pixel. mask: (H, W), 255 where it may change. image: (H, W, 3)."""
     height, width = mask.shape
-    out = np.zeros((height, width, 4 if colours == "alpha" else 3), np.uint8)
+    out = np.zeros((height, width, 4 if colours.startswith("alpha") else 3), np.uint8)
     for y, x in product(range(height), range(width)):
         may_change = mask[y, x] == 255
         if colours == "alpha":
             out[y, x] = (*image[y, x], 0 if may_change else 255)
+        elif colours == "alpha_only":
+            out[y, x] = (0, 0, 0, 0 if may_change else 255)
         elif colours == "black":
             out[y, x] = BLACK if may_change else WHITE
         else:
@@ -105,7 +107,15 @@ def test_a_mask_in_openais_colours_is_transparent_where_the_image_may_change_and
     assert (mask.getpixel((10, 30)), mask.getpixel((80, 30))) == ((*RED, 255), (*RED, 0))
 
 
-@pytest.mark.parametrize("colours", ["alpha", "white"])
+def test_a_mask_beside_a_noisy_picture_stays_small_where_it_needs_no_colours() -> None:
+    inputs = inputs_of(noise((96, 64)), halves((96, 64), (0,), (255,), "L"))
+    coloured_file, bare = (pack(inputs, OWN, colours, PLENTY).mask for colours in ("alpha", "alpha_only"))
+    assert coloured_file is not None
+    assert bare is not None
+    assert len(bare) * 20 < len(coloured_file)
+
+
+@pytest.mark.parametrize("colours", ["alpha", "alpha_only", "white"])
 def test_a_packed_mask_is_read_by_our_own_rule_as_it_was_sent(colours: MaskColours) -> None:
     file = pack(inputs_of(noise((96, 64)), specks()), OWN, colours, PLENTY).mask
     assert file is not None
