@@ -156,6 +156,7 @@ class Router:
     ) -> Served | Verdict:
         """One candidate's turn: what it served, or why not."""
         request = await candidate.ready()
+        order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress)
         target, began_seconds = candidate.target, time.monotonic()
         attempt_id: str | None = None
         if target in self.upstreams:
@@ -166,7 +167,6 @@ class Router:
                 return verdict
         self.breakers.asked(target)
         try:
-            order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress)
             drawn = await self.backends[target.backend].draw(order, turn.ears(request))
         except (SafelightError, Trouble) as failure:
             return await self._failed(target, request, failure, attempt_id, course, _ms_since(began_seconds))
@@ -209,8 +209,9 @@ class Router:
             facts = {"target": str(target), "cause": verdict.cause, "status": failure.facts.status}
             log.warning("backend did not serve", extra={**facts, "detail": failure.facts.detail})
             course.wasted_usd += failure.cost_usd
-            if attempt_id is not None:
-                await self.accounts.end(attempt_id, verdict.cause, failure.facts.status, ms, failure.cost_usd)
+        if attempt_id is not None:
+            status, cost_usd = _billed(failure)
+            await self.accounts.end(attempt_id, verdict.cause, status, ms, cost_usd)
         return verdict
 
     async def _ended(self, journey: Journey, course: Course, failure: BaseException, ms: int) -> None:
@@ -234,6 +235,11 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         await work
     except SafelightError as problem:
         log.error("books of an abandoned request not kept", extra={"code": problem.code})  # noqa: TRY400
+
+
+def _billed(failure: SafelightError | Trouble) -> tuple[int | None, float]:
+    """The provider's status, and what may have been spent. A refusal of our own comes before any call."""
+    return (failure.facts.status, failure.cost_usd) if isinstance(failure, Trouble) else (None, 0.0)
 
 
 def _patience_seconds(journey: Journey) -> float | None:
