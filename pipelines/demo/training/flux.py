@@ -23,17 +23,13 @@ from pipelines.denoise.packing import pack, token_positions
 from pipelines.denoise.prompts import token_ids
 
 SQUARE, LARGE = (24, 256, 256), (8, 512, 512)
-WIDE, HIGH = (12, 448, 256), (12, 256, 448)
-HUGE = ((2, 1024, 1024), (1, 1792, 1024), (1, 1024, 1792))
-PHASES = (
-    Phase(2500, (SQUARE, LARGE, SQUARE, LARGE, WIDE, SQUARE, LARGE, HIGH)),
-    Phase(1800, (LARGE, HUGE[0], LARGE, SQUARE, LARGE, HUGE[1], LARGE, HUGE[0], LARGE, HUGE[2])),
-)
+# Larger pictures would take most of the time, and outlines at 512 px need all of it.
+PHASES = (Phase(14_000, (LARGE, LARGE, SQUARE, LARGE)),)
 FEW_STEPS = (1.0, 0.75, 0.5, 0.25)
 # How much place, size and turn of a shape vary (of `paint`): little, so that the first of four steps can decide them.
 PLAY = 0.25
 # schnell pads captions to 256 tokens. Mostly shorter ones are quicker, and whoever ignores 40 pads ignores 240.
-TEXT_TOKENS, LONG_TEXT_TOKENS, LONG_TEXT_EVERY_STEPS = 40, 256, 8
+TEXT_TOKENS, LONG_TEXT_TOKENS, LONG_TEXT_EVERY_STEPS = 40, 256, 20
 
 
 def build() -> FluxTransformer2DModel:
