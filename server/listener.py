@@ -20,7 +20,6 @@ from server.api.services import Services
 from server.app import build_app, build_services
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
-from server.dispatch.dispatcher import Dispatcher
 from server.protocol import EnvelopeProtocol
 
 READY_POLL_SECONDS = 0.05
@@ -51,9 +50,9 @@ def address_of(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """uvicorn, stopped in good order: the first signal drains, the second ends at once."""
 
-    def __init__(self, config: uvicorn.Config, dispatcher: Dispatcher) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
-        self._dispatcher = dispatcher
+        self._services = services
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,7 +69,8 @@ class _Server(uvicorn.Server):
     def _stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._dispatcher.drain()
+        self._services.dispatcher.drain()
+        self._services.router.drain(self._services.settings.drain_seconds)
 
 
 async def serve(
@@ -83,7 +83,7 @@ async def serve(
         folder = settings.files_folder or Path(own_folder)
         ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
         services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
-        server = _Server(_config(services), services.dispatcher)
+        server = _Server(_config(services), services)
         # Before anything is accepted, and until the last of it is settled.
         await services.ledger.open()
         announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))

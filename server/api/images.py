@@ -71,7 +71,7 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     _check_storage(parsed[0].request, services)
     pictures = Pictures(parsed[0].asked, services)
     # A picture that is none is refused before anything else is done for the request.
-    if await unless_gone(request, pictures.ready(parsed[0])) is None:
+    if await unless_gone(request, pictures.first_ready(parsed)) is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     journey = _journey(request, parsed, pictures, services)
     if parsed[0].asked.is_stream:

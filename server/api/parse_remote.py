@@ -68,7 +68,7 @@ def parse_remote(asked: Asked, upstream: Upstream, local_format: ResponseFormat)
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         quality=asked.echoed_quality,
-        price_usd=upstream.entry.price_usd(str(drawn), body.quality or "standard"),
+        price_usd=price_usd(drawn, asked, upstream),
         asked_quality=_kept(can, "quality", body.quality),
         style=_kept(can, "style", body.style if isinstance(body, GenerationBody) else None),
         background=_kept(can, "background", body.background),
@@ -96,6 +96,13 @@ def drawn_size(size: Size, can: Capabilities) -> Size:
         allowed = ", ".join(f"'{one}'" for one in can.sizes)
         raise errors.invalid_parameter("size", f"Invalid value: '{size}'. Supported values are: {allowed} and 'auto'.")
     return drawn
+
+
+def price_usd(drawn: Size, asked: Asked, upstream: Upstream) -> float:
+    """Of one picture of the size that the provider draws and bills. Whoever is not told a quality and chooses it
+    itself may choose the dearest."""
+    unsaid = "auto" if upstream.can.chooses_quality else "standard"
+    return upstream.entry.price_usd(str(drawn), asked.body.quality or unsaid)
 
 
 def task_of(asked: Asked) -> Task:

@@ -8,16 +8,18 @@ Invariant: nothing is decoded in this process, nothing is fetched that the setti
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from server.api.asked import Asked
 from server.api.control import CONTROL_IMAGE
-from server.api.parse_remote import drawn_size
+from server.api.parse_remote import drawn_size, price_usd
 from server.api.parsed import Parsed
 from server.api.services import Services
 from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
+from server.core import errors
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
 from server.images.decode import UnusablePicture
@@ -34,6 +36,19 @@ class Pictures:
     services: Services
     _files: dict[str, bytes] = field(default_factory=dict)
     _ready: dict[Target, ImageRequest] = field(default_factory=dict)
+
+    async def first_ready(self, candidates: Sequence[Parsed[ImageRequest]]) -> ImageRequest:
+        """Of the first that can draw from these pictures. Raises SafelightError where none can: the first one's."""
+        for param, source in (("image", self.asked.image), ("mask", self.asked.mask), (CONTROL_IMAGE, self.asked.hint)):
+            if source is not None:
+                await self._obtained(param, source)
+        refusals: list[errors.SafelightError] = []
+        for parsed in candidates:
+            try:
+                return await self.ready(parsed)
+            except errors.SafelightError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
 
     async def ready(self, parsed: Parsed[ImageRequest]) -> ImageRequest:
         """The complete request. Raises SafelightError: 400 for the image, the mask or the control picture."""
@@ -67,7 +82,8 @@ class Pictures:
         """As the provider's model takes them: PNG files of the size that it draws."""
         if self.asked.image is None:
             return request
-        can = self.services.reach.upstreams[parsed.target].can
+        upstream = self.services.reach.upstreams[parsed.target]
+        can = upstream.can
         inputs = await self._fitted(self.asked.image, parsed)
         drawn = drawn_size(inputs.size, can)
         try:
@@ -75,7 +91,14 @@ class Pictures:
         except UnusablePicture as problem:
             param = "mask" if problem.reason == NOTHING_MAY_CHANGE else "image"
             raise refusal(param, f"the file {problem.reason}") from None
-        return replace(request, size=inputs.size, drawn_size=drawn, image=packed.image, mask=packed.mask)
+        return replace(
+            request,
+            size=inputs.size,
+            drawn_size=drawn,
+            image=packed.image,
+            mask=packed.mask,
+            price_usd=price_usd(drawn, self.asked, upstream),
+        )
 
     async def _fitted(self, image: Source, parsed: Parsed[ImageRequest]) -> ImageInputs:
         file = await self._obtained("image", image)

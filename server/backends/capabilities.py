@@ -78,8 +78,8 @@ class Capabilities:
     sizes: all that it draws; canvas: what it draws where it has no such list. Where `fits_sizes`, any other size
     within `limits` is drawn in the nearest of them and resized. limits: what may be asked for; without sizes and a
     canvas, what it draws. default_size: where a request names none. takes: those of our parameters that reach it.
-    max_count: pictures in one call. seed_limit: seeds below it. max_image_bytes, max_mask_bytes: of the files to start
-    from.
+    max_count: pictures in one call. chooses_quality: whether it draws as well as it sees fit where it is told nothing.
+    seed_limit: seeds below it. max_image_bytes, max_mask_bytes: of the files to start from.
     """
 
     tasks: frozenset[Task]
@@ -92,6 +92,7 @@ class Capabilities:
     max_negative_characters: int = 0
     fits_sizes: bool = False
     canvas: Canvas | None = None
+    chooses_quality: bool = False
     seed_limit: int = 0
     guidance_range: tuple[float, float] | None = None
     mask_colours: MaskColours = "alpha_only"
@@ -179,6 +180,7 @@ CAPABILITIES: dict[Form, Capabilities] = {
         max_prompt_characters=32_000,
         fits_sizes=True,
         canvas=_GPT_CANVAS,
+        chooses_quality=True,
         max_mask_bytes=4_000_000,
     ),
     "dall-e-3": Capabilities(

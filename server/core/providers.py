@@ -37,6 +37,8 @@ LOCAL = "local"
 OPENAI_URL = "https://api.openai.com/v1"
 BASE_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 BackendName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+# It stands in headers and in the books.
+ModelName = Annotated[str, Field(pattern=r"^[!-+\--~]{1,100}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -55,6 +57,10 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.model}"
+
+
+# The older word and the newer one for the same.
+EQUAL_QUALITIES = (("standard", "medium"), ("hd", "high"))
 
 
 def parse_target(text: str) -> Target:
@@ -108,12 +114,13 @@ class RemoteModel(Life):
     token_prices: TokenPrices | None = None
 
     def price_usd(self, size: str, quality: str) -> float:
-        """Of one picture; 0 where no line fits. A line that names the size wins over one that names the quality."""
-        lines = (
-            next((one.usd for one in self.prices if (one.size, one.quality) == wanted), None)
-            for wanted in ((size, quality), (size, "*"), ("*", quality), ("*", "*"))
-        )
-        return next((usd for usd in lines if usd is not None), 0.0)
+        """Of one picture, as drawn; the dearest where no line fits, 0 without lines. A line that names the size wins
+        over one that names the quality."""
+        words = (quality, *(other for pair in EQUAL_QUALITIES if quality in pair for other in pair))
+        wanted = (*((size, word) for word in words), (size, "*"), *(("*", word) for word in words), ("*", "*"))
+        prices = {(one.size, one.quality): one.usd for one in reversed(self.prices)}
+        fitting = next((place for place in wanted if place in prices), None)
+        return max(prices.values(), default=0.0) if fitting is None else prices[fitting]
 
 
 class BackendEntry(_Strict):
@@ -140,7 +147,7 @@ class BackendEntry(_Strict):
     daily_usd: Usd | None = None
     timeout_seconds: float = Field(default=180.0, gt=0, le=3600, allow_inf_nan=False)
     preference_seconds: float = Field(default=0.0, allow_inf_nan=False)
-    models: dict[str, RemoteModel] = Field(min_length=1)
+    models: dict[ModelName, RemoteModel] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> BackendEntry:

@@ -87,10 +87,12 @@ class Course:
         return headers if served is None else {"x-safelight-backend": served, **headers}
 
     def error(self) -> SafelightError:
-        """What the caller is told in the end: a refusal that ended it, else a failure that may pass, else the first."""
-        last = self.verdicts[-1]
-        passing = (verdict for verdict in self.verdicts if verdict.error.row.should_retry is not False)
-        error = (next(passing, self.verdicts[0]) if last.is_curable else last).error
+        """What the caller is told in the end: a refusal that ended it, else a failure that may pass, else the first.
+        For whom the request was none counts only where it was so for all."""
+        verdicts = [verdict for verdict in self.verdicts if not verdict.is_unfit] or self.verdicts
+        last = verdicts[-1]
+        passing = (verdict for verdict in verdicts if verdict.error.row.should_retry is not False)
+        error = (next(passing, verdicts[0]) if last.is_curable else last).error
         error.more_headers |= self.headers()
         return error
 

@@ -2,7 +2,8 @@
 
 Knows candidates, verdicts, breakers and the books; knows no wire and no pictures' content.
 Invariant: at most MAX_ATTEMPTS backends get a request, one after the other, within its one deadline; a wrong request,
-and one that somebody will not draw, go to nobody else; every request's entries are settled exactly once.
+and one that somebody will not draw, go to nobody else; every request's entries are settled exactly once, and every
+attempt ends.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 from server.backends.backend import Backend, Drawn, Ears, Listener, Order, deaf
 from server.backends.trouble import Trouble
 from server.backends.upstream import Upstream
-from server.core import errors
+from server.core import error_table, errors
 from server.core.errors import SafelightError
 from server.core.providers import Life, Target
 from server.core.request import ImageRequest, Picture
@@ -26,12 +28,13 @@ from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
 from server.routing.breaker import Breakers
 from server.routing.choice import Prospect, Weights, ranked, told
+from server.routing.closing import Closing
 from server.routing.journey import OK, Candidate, Course, Journey, Served, Try
 from server.routing.record import Records
-from server.routing.verdict import Verdict, verdict_of
+from server.routing.verdict import Verdict, unasked, verdict_of
 
 log = logging.getLogger("safelight.routing")
-MAX_ATTEMPTS = 2
+MAX_ATTEMPTS, OK_STATUS = 2, 200
 TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
 OnPicture = Callable[[int, Picture, ImageRequest], None]
@@ -68,7 +71,10 @@ class Router:
     allowance: Allowance
     records: Records = field(default_factory=Records)
     breakers: Breakers = field(default_factory=Breakers)
-    _background: set[asyncio.Task[None]] = field(default_factory=set)
+    closing: Closing = field(default_factory=Closing)
+    # The calls to providers under way, and when they end if the server stops.
+    _calls: set[asyncio.Timeout] = field(default_factory=set)
+    _ends_at: float | None = None
 
     async def draw(
         self,
@@ -78,6 +84,8 @@ class Router:
     ) -> Served:
         """Raises SafelightError, whose headers tell who was asked."""
         began_seconds = time.monotonic()
+        if self._ends_at is not None:
+            raise errors.shutting_down()
         await self.accounts.open(journey)
         ranking = self.ranked(journey)
         course = Course(told(ranking, self.weights))
@@ -86,7 +94,7 @@ class Router:
         except BaseException as failure:
             await self._ended(journey, course, failure, _ms_since(began_seconds))
             raise
-        await self.accounts.served(journey, served, _ms_since(began_seconds))
+        await self._settled(journey, served, _ms_since(began_seconds))
         return served
 
     def ranked(self, journey: Journey) -> list[Prospect]:
@@ -95,9 +103,15 @@ class Router:
         prospects = [self._prospect(one, place, now_seconds) for place, one in enumerate(journey.candidates)]
         return ranked(prospects, self.weights)
 
+    def drain(self, seconds: float) -> None:
+        """Take no more requests, and refuse what providers have not drawn by then."""
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+        for call in self._calls:
+            call.reschedule(self._ends_at)
+
     async def finish(self) -> None:
         """Wait until the books of those who went away are kept."""
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.closing.finish()
 
     def _prospect(self, candidate: Candidate, place: int, now_seconds: float) -> Prospect:
         target, request = candidate.target, candidate.request
@@ -110,21 +124,20 @@ class Router:
         self.allowance.earn()
         candidates = {one.target: one for one in journey.candidates}
         for prospect in ranking:
-            if course.asked and not self._may_ask_again(course, turn):
+            if course.asked >= MAX_ATTEMPTS or turn.has_told:
                 break
             verdict = self._barred(prospect.target)
             if verdict is not None:
                 course.failed(prospect.target, verdict, was_asked=False)
                 continue
-            outcome = await self._try(journey, candidates[prospect.target], prospect, course, turn)
+            if course.asked and not self.allowance.take():
+                break
+            outcome = await self._try(journey, candidates[prospect.target], course, turn)
             if isinstance(outcome, Served):
                 return outcome
             if not outcome.is_curable:
                 break
         raise course.error()
-
-    def _may_ask_again(self, course: Course, turn: _Turn) -> bool:
-        return course.asked < MAX_ATTEMPTS and not turn.has_told and self.allowance.take()
 
     def _barred(self, target: Target) -> Verdict | None:
         """Why nobody may be asked there now. Our own devices know for themselves what they can take."""
@@ -151,53 +164,81 @@ class Router:
         is_over = upstream is not None and upstream.entry.is_over(datetime.now(UTC).date())
         return is_over or self.breakers.is_gone(target)
 
-    async def _try(
-        self, journey: Journey, candidate: Candidate, prospect: Prospect, course: Course, turn: _Turn
-    ) -> Served | Verdict:
+    async def _try(self, journey: Journey, candidate: Candidate, course: Course, turn: _Turn) -> Served | Verdict:
         """One candidate's turn: what it served, or why not."""
-        request = await candidate.ready()
-        order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress)
-        target, began_seconds = candidate.target, time.monotonic()
-        attempt_id: str | None = None
-        if target in self.upstreams:
-            attempt_id = await self.accounts.begin(journey, target, course.asked + 1, prospect.usd)
-            if attempt_id is None:
-                verdict = Verdict("daily_limit", errors.insufficient_quota(), is_curable=True)
-                course.failed(target, verdict, was_asked=False)
-                return verdict
+        target = candidate.target
+        # Before anything is waited for, or others would be let through meanwhile.
         self.breakers.asked(target)
         try:
-            drawn = await self.backends[target.backend].draw(order, turn.ears(request))
-        except (SafelightError, Trouble) as failure:
-            return await self._failed(target, request, failure, attempt_id, course, _ms_since(began_seconds))
+            request = await candidate.ready()
+            return await self._ask(journey, target, request, course, turn)
+        except SafelightError as refusal:
+            self.breakers.abandoned(target)
+            verdict = unasked(refusal, target)
+            course.failed(target, verdict, was_asked=False)
+            return verdict
         except BaseException:
             self.breakers.abandoned(target)
-            if attempt_id is not None:
-                end = self.accounts.end(attempt_id, "abandoned", None, _ms_since(began_seconds), prospect.usd)
-                course.wasted_usd += prospect.usd
-                self._beside(end)
             raise
-        return await self._succeeded(target, request, drawn, attempt_id, course, _ms_since(began_seconds))
 
-    async def _succeeded(
-        self, target: Target, request: ImageRequest, drawn: Drawn, attempt_id: str | None, course: Course, ms: int
-    ) -> Served:
+    async def _ask(
+        self, journey: Journey, target: Target, request: ImageRequest, course: Course, turn: _Turn
+    ) -> Served | Verdict:
+        """Raises SafelightError where it was not asked."""
+        began_seconds, attempt_id, usd = time.monotonic(), None, 0.0
+        if target in self.upstreams:
+            # Not as it was ranked: the size may have followed from the pictures since.
+            usd = self.backends[target.backend].estimate(request).usd
+            attempt_id = await self.accounts.begin(journey, target, course.asked + 1, usd)
+            if attempt_id is None:
+                raise errors.insufficient_quota()
+        try:
+            order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress)
+            drawn = await self._drawn(target, order, turn.ears(request))
+        except (SafelightError, Trouble) as failure:
+            lost_usd = _lost_usd(failure, usd)
+            verdict = self._failed(target, request, failure, course, lost_usd)
+            status = failure.facts.status if isinstance(failure, Trouble) else None
+            self._end(attempt_id, verdict.cause, status, _ms_since(began_seconds), lost_usd)
+            return verdict
+        except BaseException:
+            course.wasted_usd += usd
+            self._end(attempt_id, "abandoned", None, _ms_since(began_seconds), usd)
+            raise
+        self._end(attempt_id, None, OK_STATUS, _ms_since(began_seconds), drawn.cost_usd)
+        return self._succeeded(target, request, drawn, course, _ms_since(began_seconds))
+
+    async def _drawn(self, target: Target, order: Order[ImageRequest], ears: Ears) -> Drawn:
+        """Within the drain time, once the server stops; our own devices' part of it the dispatcher knows."""
+        backend = self.backends[target.backend]
+        if target not in self.upstreams:
+            return await backend.draw(order, ears)
+        try:
+            async with asyncio.timeout_at(self._ends_at) as call:
+                self._calls.add(call)
+                try:
+                    return await backend.draw(order, ears)
+                finally:
+                    self._calls.discard(call)
+        except TimeoutError:
+            if not call.expired():
+                raise
+            raise errors.shutting_down() from None
+
+    def _end(self, attempt_id: str | None, cause: str | None, status: int | None, ms: int, usd: float) -> None:
+        """Before the entries' settlement, with which it shares a commit."""
+        if attempt_id is not None:
+            self.closing.beside(partial(self.accounts.end, attempt_id, cause, status, ms, usd))
+
+    def _succeeded(self, target: Target, request: ImageRequest, drawn: Drawn, course: Course, ms: int) -> Served:
         self.breakers.served(target)
         self.records.served(target, str(request.size), ms / 1000 / request.count, time.monotonic())
-        if attempt_id is not None:
-            await self.accounts.end(attempt_id, None, 200, ms, drawn.cost_usd)
         course.tries.append(Try(target, OK))
         log.debug("served", extra={"target": str(target), "route": course.reason, "tries": len(course.tries)})
         return Served(request, drawn, course)
 
-    async def _failed(
-        self,
-        target: Target,
-        request: ImageRequest,
-        failure: SafelightError | Trouble,
-        attempt_id: str | None,
-        course: Course,
-        ms: int,
+    def _failed(
+        self, target: Target, request: ImageRequest, failure: SafelightError | Trouble, course: Course, lost_usd: float
     ) -> Verdict:
         upstream = self.upstreams.get(target)
         verdict = verdict_of(failure, target, Life() if upstream is None else upstream.entry)
@@ -205,36 +246,37 @@ class Router:
         if verdict.is_curable:
             self.records.failed(target, str(request.size), time.monotonic())
         course.failed(target, verdict, was_asked=True)
+        course.wasted_usd += lost_usd
         if isinstance(failure, Trouble):
             facts = {"target": str(target), "cause": verdict.cause, "status": failure.facts.status}
             log.warning("backend did not serve", extra={**facts, "detail": failure.facts.detail})
-            course.wasted_usd += failure.cost_usd
-        if attempt_id is not None:
-            status, cost_usd = _billed(failure)
-            await self.accounts.end(attempt_id, verdict.cause, status, ms, cost_usd)
         return verdict
+
+    async def _settled(self, journey: Journey, served: Served, ms: int) -> None:
+        """Raises SafelightError, which keeps clients from repeating what was paid for."""
+        try:
+            await self.closing.now(partial(self.accounts.served, journey, served, ms))
+        except SafelightError as problem:
+            if served.cost_usd > 0 and served.target in self.upstreams:
+                problem.more_headers["x-should-retry"] = "false"
+            raise
 
     async def _ended(self, journey: Journey, course: Course, failure: BaseException, ms: int) -> None:
         """Settle what has no pictures. Whoever went away does not wait for it."""
+        ended, usd = partial(self.accounts.ended, journey), course.wasted_usd
         if isinstance(failure, SafelightError):
-            await self.accounts.ended(journey, "failed", failure.code, course.asked, course.wasted_usd, ms)
+            await self.closing.now(partial(ended, "failed", failure.code, course.asked, usd, ms))
         elif isinstance(failure, Exception):
-            await self.accounts.ended(journey, "failed", "internal_error", course.asked, course.wasted_usd, ms)
+            await self.closing.now(partial(ended, "failed", "internal_error", course.asked, usd, ms))
         else:
-            self._beside(self.accounts.ended(journey, "cancelled", None, course.asked, course.wasted_usd, ms))
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_logged(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+            self.closing.beside(partial(ended, "cancelled", None, course.asked, usd, ms))
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    """Nobody waits for it, so its failure is told to the log."""
-    try:
-        await work
-    except SafelightError as problem:
-        log.error("books of an abandoned request not kept", extra={"code": problem.code})  # noqa: TRY400
+def _lost_usd(failure: SafelightError | Trouble, reserved_usd: float) -> float:
+    """What a call that did not serve may have cost. One that our stop cut off may have been drawn."""
+    if isinstance(failure, Trouble):
+        return failure.cost_usd
+    return reserved_usd if failure.row is error_table.SHUTTING_DOWN else 0.0
 
 
 def _billed(failure: SafelightError | Trouble) -> tuple[int | None, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from server.backends.trouble import Cause, Trouble
 from server.core import error_table, errors
@@ -32,12 +33,13 @@ CURABLE_ROWS: tuple[ErrorRow, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """cause: one word, for headers and books."""
+    """cause: one word, for headers and books. is_unfit: the request, good as it is, is none for this target."""
 
     cause: str
     error: SafelightError
     is_curable: bool
     strain: Strain = "none"
+    is_unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +78,12 @@ def verdict_of(failure: SafelightError | Trouble, target: Target, life: Life) ->
     if wait_seconds is not None and error.row.retry_after_seconds is not None:
         error.more_headers["retry-after"] = str(min(max(1, round(wait_seconds)), LONGEST_RETRY_SECONDS))
     return Verdict(failure.cause, error, rule.is_curable, rule.strain)
+
+
+def unasked(refusal: SafelightError, target: Target) -> Verdict:
+    """Of a target that was not asked: its request could not be made ready, or the day's limit is reached."""
+    if refusal.row is error_table.INSUFFICIENT_QUOTA:
+        return Verdict("daily_limit", refusal, is_curable=True)
+    if refusal.status == HTTPStatus.BAD_REQUEST:
+        return Verdict(refusal.code, refusal, is_curable=True, is_unfit=True)
+    return verdict_of(refusal, target, Life())

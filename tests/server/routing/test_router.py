@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing as closed
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -12,10 +16,12 @@ import pytest
 from server.backends.trouble import Facts, Trouble
 from server.core import errors
 from server.core.errors import SafelightError
-from server.core.providers import RemoteModel
+from server.core.providers import RemoteModel, Target
 from server.core.request import ImageRequest, Picture
 from server.ledger.entries import Settlement
+from server.routing import breaker, closing
 from server.routing.breaker import FAILURES_IN_A_ROW
+from server.routing.journey import Journey, Served
 from tests.server.routing.fallback_table import page
 from tests.server.routing.stage import BEDROCK, OPENAI, OURS, PRICE_USD, Scripted, Stage
 
@@ -32,6 +38,21 @@ def settled(one: Stage) -> list[Settlement]:
     settlements = [row.settlement for row in one.rows()]
     assert None not in settlements
     return [settlement for settlement in settlements if settlement is not None]
+
+
+@contextmanager
+def locked_books(folder: Path) -> Iterator[None]:
+    """Another program holds the database."""
+    with closed(sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN EXCLUSIVE")
+        yield
+        blocker.execute("ROLLBACK")
+
+
+def open_entries(folder: Path) -> int:
+    with closed(sqlite3.connect(folder / "ledger.sqlite")) as books:
+        (count,) = books.execute("SELECT count(*) FROM ledger_entries WHERE outcome IS NULL").fetchone()
+    return int(count)
 
 
 def test_the_page_of_failures_is_what_the_router_does() -> None:
@@ -272,3 +293,149 @@ def test_the_callers_picture_comes_with_the_request_that_drew_it(tmp_path: Path)
 
     asyncio.run(once())
     assert [request.model for request in heard] == ["gpt-image-2"]
+
+
+def test_whom_the_pictures_do_not_suit_is_passed_over_and_what_it_says_counts_least(tmp_path: Path) -> None:
+    async def too_small() -> ImageRequest:
+        raise errors.invalid_parameter("image", "It is too small.")
+
+    def without(journey: Journey, *unfit: Target) -> Journey:
+        candidates = [replace(one, ready=too_small) if one.target in unfit else one for one in journey.candidates]
+        return replace(journey, candidates=tuple(candidates))
+
+    one = stage(tmp_path)
+
+    async def both() -> tuple[Served, SafelightError, SafelightError]:
+        async with one.router() as router:
+            served = await router.draw(without(one.journey(), OURS))
+            with pytest.raises(SafelightError) as nobody:
+                await router.draw(without(one.journey(), OURS, OPENAI))
+            one.backends["local"].script = [errors.worker_lost()]
+            with pytest.raises(SafelightError) as after_a_failure:
+                await router.draw(without(one.journey(), OPENAI))
+        return served, nobody.value, after_a_failure.value
+
+    served, nobody, after_a_failure = asyncio.run(both())
+    assert list(map(str, served.course.tries)) == ["local:sdxl=invalid_parameter", "openai:gpt-image-2=ok"]
+    assert (nobody.code, after_a_failure.code) == ("invalid_parameter", "worker_lost")
+    assert after_a_failure.headers()["x-safelight-attempts"].endswith("openai:gpt-image-2=invalid_parameter")
+
+
+def test_a_provider_that_was_not_asked_in_the_end_costs_nothing(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI)
+
+    async def too_late() -> None:
+        async with one.router() as router:
+            await router.draw(one.journey(deadline_seconds=asyncio.get_running_loop().time() - 1))
+
+    with pytest.raises(SafelightError):
+        asyncio.run(too_late())
+    assert one.spent_microusd() == {"openai": 0}
+
+
+def test_a_caller_who_leaves_while_the_books_are_closed_does_not_leave_them_open(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI)
+    one.backends["openai"].takes_seconds = 0.2
+
+    async def leave_at_the_end() -> None:
+        async with one.router() as router:
+            drawing = asyncio.create_task(router.draw(one.journey()))
+            await one.backends["openai"].begun.wait()
+            with locked_books(tmp_path):
+                # Another's reservation keeps the writer busy, so that this settlement is still in line.
+                other = asyncio.create_task(router.draw(one.journey()))
+                await asyncio.sleep(0.5)
+                drawing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await drawing
+            await other
+
+    asyncio.run(leave_at_the_end())
+    assert [row.outcome for row in settled(one)] == ["succeeded"] * 2
+    assert one.spent_microusd() == {"openai": 2 * PRICE_MICROUSD}
+
+
+def test_what_was_drawn_while_the_books_were_locked_is_booked_later_and_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "RETRY_SECONDS", 0.1)
+    one = stage(tmp_path, OPENAI)
+    one.backends["openai"].takes_seconds = 0.2
+
+    async def locked_at_the_end() -> SafelightError:
+        async with one.router() as router:
+            drawing = asyncio.create_task(router.draw(one.journey()))
+            await one.backends["openai"].begun.wait()
+            with locked_books(tmp_path), pytest.raises(SafelightError) as caught:
+                await drawing
+            deadline = asyncio.get_running_loop().time() + 20
+            while open_entries(tmp_path):  # the server goes on: nobody has to stop it for that
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.05)
+        return caught.value
+
+    error = asyncio.run(locked_at_the_end())
+    assert (error.code, error.headers()["x-should-retry"]) == ("ledger_unavailable", "false")
+    assert [(row.outcome, row.cost_microusd) for row in settled(one)] == [("succeeded", PRICE_MICROUSD)]
+
+
+def test_after_a_cool_down_one_request_goes_first_however_many_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_COOL_DOWN_SECONDS", 0.05)
+    one = stage(tmp_path, OPENAI)
+    one.backends["openai"].script = [Trouble("failed")] * FAILURES_IN_A_ROW
+    one.backends["openai"].takes_seconds = 0.05
+
+    async def rush() -> int:
+        async with one.router() as router:
+            for _ in range(FAILURES_IN_A_ROW):
+                with pytest.raises(SafelightError):
+                    await router.draw(one.journey())
+            await asyncio.sleep(0.1)
+            leaver = asyncio.create_task(router.draw(one.journey()))
+            rest = [asyncio.create_task(router.draw(one.journey())) for _ in range(5)]
+            await asyncio.wait(rest)
+            leaver.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaver
+            assert {task.exception() is None for task in rest} == {False}
+            asked = one.backends["openai"].asked
+            await router.draw(one.journey())  # the one who left is no obstacle
+        return asked
+
+    one.backends["openai"].takes_seconds = 0.5
+    assert asyncio.run(rush()) == FAILURES_IN_A_ROW + 1
+
+
+def test_a_stop_refuses_what_providers_have_not_drawn_within_the_drain_time(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI)
+    one.backends["openai"].takes_seconds = 60
+
+    async def stop() -> list[SafelightError]:
+        async with one.router() as router:
+            drawing = asyncio.create_task(router.draw(one.journey()))
+            await one.backends["openai"].begun.wait()
+            router.drain(0.1)
+            caught: list[SafelightError] = []
+            for work in (drawing, router.draw(one.journey())):
+                with pytest.raises(SafelightError) as error:
+                    await work
+                caught.append(error.value)
+        return caught
+
+    assert [error.code for error in asyncio.run(stop())] == ["server_is_overloaded"] * 2
+    assert [(row.outcome, row.cost_microusd) for row in settled(one)] == [("failed", PRICE_MICROUSD)]
+    assert one.spent_microusd() == {"openai": PRICE_MICROUSD}
+
+
+def test_whom_nobody_may_ask_does_not_use_up_the_allowance(tmp_path: Path) -> None:
+    one = stage(tmp_path, OURS, OPENAI, BEDROCK, models={OPENAI: RemoteModel(retired=date(2026, 5, 12))})
+    one.backends["local"].script = [FULL] * 9
+
+    async def nine() -> None:
+        async with one.router() as router:
+            for _ in range(9):
+                assert (await router.draw(one.journey())).target == BEDROCK
+
+    asyncio.run(nine())
