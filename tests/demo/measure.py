@@ -23,7 +23,7 @@ from server.core.settings import DEFAULT_CATALOGUE
 from tests.demo.oracle import read
 from tests.pipelines.stock import load
 
-DEMOS = ("demo-sdxl", "demo-sd21")
+DEMOS = ("demo-sdxl", "demo-sd21", "demo-flux")
 
 
 def entry_of(model: str) -> ModelEntry:

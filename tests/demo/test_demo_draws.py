@@ -25,11 +25,17 @@ def pictures(
     return judged(loaded(model), scenes, width_px, height_px, defaults.steps, defaults.guidance_scale)
 
 
-@pytest.mark.parametrize("model", DEMOS)
-def test_held_out_captions_are_drawn_right_at_512_px(model: str) -> None:
+@pytest.mark.parametrize(("model", "most"), [("demo-sdxl", 1), ("demo-sd21", 1), ("demo-flux", 5)])
+def test_held_out_captions_are_drawn_right_at_512_px(model: str, most: int) -> None:
+    """most: of eight, by what docs/benchmarks/ says of each."""
     judgements = pictures(model, 8, 512, 512, pair_share=0.0)
     mistakes = {scene.caption: complaints for scene, _, complaints in judgements if complaints}
-    assert len(mistakes) <= 1, mistakes
+    assert len(mistakes) <= most, mistakes
+
+
+def test_where_demo_flux_is_wrong_its_shapes_are_and_neither_colours_nor_places() -> None:
+    for scene, _, complaints in pictures("demo-flux", 8, 512, 512, pair_share=0.0):
+        assert all("looks like" in complaint for complaint in complaints), (scene.caption, complaints)
 
 
 def has_background_and_places_right(scene: Scene, picture: Image.Image) -> bool:
