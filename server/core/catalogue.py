@@ -29,7 +29,7 @@ from pipelines.messages import (
 )
 from server.core.errors import did_you_mean
 from server.core.hub import Hub
-from server.core.providers import LOCAL, BackendEntry, BackendName, NameEntry, Target, check_route
+from server.core.providers import LOCAL, BackendEntry, BackendName, NameEntry, Target
 from server.core.request import Size
 
 SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
@@ -309,7 +309,7 @@ class CatalogueFile(_Strict):
     default_model: ModelId
     default_aliases: tuple[str, ...] = Field(default=(), strict=False)
     backends: dict[BackendName, BackendEntry] = {}
-    # After the models and the backends, which its check needs.
+    # Their routes `server.core.catalogue_file` checks, as each has a line of its own.
     names: dict[PublicName, NameEntry] = {}
     never_together: tuple[Annotated[tuple[str, ...], Field(min_length=2, strict=False)], ...] = Field(
         default=(), strict=False
@@ -338,19 +338,6 @@ class CatalogueFile(_Strict):
         if LOCAL in backends:
             raise ValueError(f"'{LOCAL}' is this server's own: name the provider otherwise")
         return backends
-
-    @field_validator("names")
-    @classmethod
-    def _lead_somewhere(cls, names: dict[str, NameEntry], info: ValidationInfo) -> dict[str, NameEntry]:
-        models, backends = info.data.get("models"), info.data.get("backends")
-        if models is None or backends is None:
-            return names
-        for name, entry in names.items():
-            try:
-                check_route(entry, models, backends)
-            except ValueError as problem:
-                raise ValueError(f"the route of '{name}': {problem}") from None
-        return names
 
     @field_validator("models")
     @classmethod

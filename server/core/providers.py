@@ -7,7 +7,7 @@ Invariant: no credential stands here, only where one is found.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal
@@ -202,21 +202,30 @@ class NameEntry(Life):
         return tuple(map(parse_target, self.route))
 
 
-def check_route(name: NameEntry, models: Iterable[str], backends: Mapping[str, BackendEntry]) -> None:
-    """Raises ValueError when a target of the route does not exist, or stands there twice."""
-    for target in name.targets:
-        known = (
-            models
-            if target.backend == LOCAL
-            else backends[target.backend].models
-            if target.backend in backends
-            else None
-        )
-        if known is None:
-            raise ValueError(
-                f"'{target.backend}' is none of the backends.{did_you_mean(target.backend, [LOCAL, *backends])}"
-            )
-        if target.model not in known:
-            raise ValueError(f"'{target.backend}' has no model '{target.model}'.{did_you_mean(target.model, known)}")
-        if name.targets.count(target) > 1:
-            raise ValueError(f"'{target}' stands in the route twice")
+def route_problems(
+    name: NameEntry, models: Iterable[str], backends: Mapping[str, BackendEntry]
+) -> Iterator[tuple[int, str]]:
+    """Its steps that are written wrongly, lead nowhere or stand there twice: their places, from 0, and why."""
+    for place, text in enumerate(name.route):
+        problem = _step_problem(text, models, backends)
+        if problem is not None:
+            yield place, problem
+        elif text in name.route[:place]:
+            yield place, f"'{text}' stands in the route twice"
+
+
+def _step_problem(text: str, models: Iterable[str], backends: Mapping[str, BackendEntry]) -> str | None:
+    try:
+        target = parse_target(text)
+    except ValueError as problem:
+        return str(problem)
+    if target.backend == LOCAL:
+        known = models
+    elif target.backend in backends:
+        known = backends[target.backend].models
+    else:
+        near = did_you_mean(target.backend, [LOCAL, *backends])
+        return f"'{target.backend}' is none of the backends.{near}"
+    if target.model not in known:
+        return f"'{target.backend}' has no model '{target.model}'.{did_you_mean(target.model, known)}"
+    return None

@@ -381,6 +381,39 @@ def test_every_family_loads_with_each_of_its_samplers_and_no_other(tmp_path: Pat
         assert all(f"'{name}'" in problem for name in SAMPLERS_BY_FAMILY[family])
 
 
+BACKENDS = "backends:\n  openai:\n    kind: openai\n    models: {gpt-image-2: {}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            BACKENDS + "names:\n  near: {}\n  far:\n    route:\n      - openai:gpt-image-3\n",
+            "14: names.far.route.0: 'openai' has no model 'gpt-image-3'. Did you mean 'gpt-image-2'?",
+        ),
+        (
+            BACKENDS + "names:\n  far: {route: [local:first, opnai:gpt-image-2]}\n",
+            "11: names.far.route.1: 'opnai' is none of the backends. Did you mean 'openai'?",
+        ),
+        (
+            BACKENDS + "names:\n  far: {route: [local:first, local:first]}\n",
+            "11: names.far.route.1: 'local:first' stands in the route twice",
+        ),
+        ("names:\n  far: {route: [first]}\n", "7: names.far.route.0: a target is written BACKEND:MODEL"),
+        ("names:\n  far: {rout: []}\n", "7: names.far.rout: unknown key. Did you mean 'route'?"),
+        (BACKENDS.replace("{gpt-image-2: {}}", '{"gpt\\r\\nimage": {}}'), "9: backends.openai.models.gpt"),
+        (BACKENDS.replace("gpt-image-2", "gemälde"), "9: backends.openai.models.gemälde"),
+        (BACKENDS.replace("gpt-image-2", '"two words"'), "9: backends.openai.models.two words"),
+        (BACKENDS.replace("gpt-image-2", "a" * 101), "9: backends.openai.models.a"),
+    ],
+)
+def test_a_mistake_in_a_provider_or_a_route_is_reported_at_its_own_line(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    (found,) = problems_of(tmp_path, ENTRY + text)
+    assert found.startswith(problem)
+
+
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     text = ENTRY + "    limits: {max_n: 99, max_step: 3}\n    colour: red\nfoo: bar\n"
     keys = {problem.split(": ")[1] for problem in problems_of(tmp_path, text)}
