@@ -14,8 +14,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from server.core.catalogue import Catalogue, CatalogueFile, LoraEntry, ModelEntry
+from server.core.catalogue import Catalogue, CatalogueFile
 from server.core.errors import did_you_mean
+from server.core.model_entry import LoraEntry, ModelEntry
 from server.core.providers import route_problems
 
 # Beside models.yaml, where no other folder is named for what is pulled.

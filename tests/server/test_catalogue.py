@@ -8,8 +8,9 @@ from typing import get_args
 import pytest
 
 from pipelines.messages import SAMPLERS_BY_FAMILY, FamilyName, SamplerName
-from server.core.catalogue import Catalogue, parse_size
+from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
+from server.core.model_entry import parse_size
 from server.core.request import Size
 from server.core.settings import DEFAULT_CATALOGUE
 
