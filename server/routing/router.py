@@ -185,7 +185,8 @@ class Router:
         self, journey: Journey, target: Target, request: ImageRequest, course: Course, turn: _Turn
     ) -> Served | Verdict:
         """Raises SafelightError where it was not asked."""
-        began_seconds, attempt_id, usd = time.monotonic(), None, 0.0
+        began_seconds, usd = time.monotonic(), 0.0
+        attempt_id: str | None = None
         if target in self.upstreams:
             # Not as it was ranked: the size may have followed from the pictures since.
             usd = self.backends[target.backend].estimate(request).usd
