@@ -97,6 +97,12 @@ def findings(settings: Settings, catalogue: Catalogue) -> list[str]:
             for model, one in entry.models.items()
             if one.is_over(today)
         ]
+        is_limited = settings.daily_usd is not None or entry.daily_usd is not None
+        lines += [
+            f"backend {name}, {model}: has no prices, so that a limit in USD cannot hold it back"
+            for model, one in entry.models.items()
+            if is_limited and not one.prices
+        ]
     for name in catalogue.names():
         life = catalogue.name_entry(name)
         if life is not None and life.retired is not None:

@@ -91,8 +91,8 @@ class CommonBody(BaseModel):
     output_compression: Annotated[int | None, Allowed("an integer from 0 to 100")] = Field(
         None, ge=0, le=100, description="Quality of jpeg and webp, 100 is best; without effect on png."
     )
-    background: Annotated[Background | None, Allowed("'opaque' and 'auto'")] = Field(
-        None, description="opaque or auto: no model served here draws transparency."
+    background: Annotated[Background | None, Allowed("'opaque', 'auto' and 'transparent'")] = Field(
+        None, description="opaque, auto, or transparent where a provider's model serves that can."
     )
     user: Annotated[str | None, Allowed("any text")] = Field(None, description="The end user; accepted, not stored.")
     safety_identifier: Annotated[str | None, Allowed("any text")] = Field(None, description="Accepted, not stored.")
@@ -162,7 +162,7 @@ class PromptedBody(CommonBody):
         None, ge=0, le=MAX_PARTIAL_IMAGES, description="How often an unfinished picture is streamed; 0 if absent."
     )
     moderation: Annotated[Moderation | None, Allowed("'low' and 'auto'")] = Field(
-        None, description="Accepted without effect."
+        None, description="For providers whose models take it; our own have no use for it."
     )
     # Documented by OpenAI for its own newest models: checked, and named in x-safelight-ignored.
     complexity: Annotated[Literal["low", "medium", "high"] | None, Allowed("'low', 'medium' and 'high'")] = Field(

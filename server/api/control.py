@@ -10,7 +10,7 @@ from __future__ import annotations
 from pipelines.messages import Control, ControlKind
 from server.api.bodies import CommonBody
 from server.core import errors
-from server.core.catalogue import ModelEntry
+from server.core.model_entry import ModelEntry
 
 CONTROL_IMAGE = "control_image"
 # What says something of a control image, and nothing without one.

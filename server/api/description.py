@@ -49,11 +49,14 @@ ERROR_STATUSES: Mapping[int, str] = {
     410: "The file has expired.",
     413: "The body is too large.",
     415: "The body is of another type.",
+    429: "A provider takes no more at the moment, or its quota or the day's limit in USD is used up.",
     500: "The server failed.",
+    502: "A provider failed.",
     503: "The server is busy, stopping, or cannot draw.",
+    504: "A provider did not answer in time.",
 }
 # What a route that takes a body may answer beside success.
-BODY_ERRORS = (400, 404, 408, 413, 415, 500, 503)
+BODY_ERRORS = (400, 404, 408, 413, 415, 429, 500, 502, 503, 504)
 HEADERS: Mapping[str, Any] = {
     "x-request-id": {
         "description": "Names this request in the server's log.",

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.messages import Lora
 from server.api.bodies import LORAS, LoraChoice
 from server.core import errors
-from server.core.catalogue import ModelEntry, QualityPreset
+from server.core.model_entry import ModelEntry, QualityPreset
 
 # A refusal names so many adapters at most.
 SHOWN_NAMES = 10

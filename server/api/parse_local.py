@@ -17,7 +17,7 @@ from server.api.control import OF_NETWORKS, chosen_control
 from server.api.loras import chosen_loras, lora_defaults
 from server.api.parsed import NEVER_OF_EFFECT, Parsed, check_webp, ignored, size_refusal
 from server.core import errors
-from server.core.catalogue import ModelEntry, QualityName, QualityPreset, StylePreset, parse_size
+from server.core.model_entry import ModelEntry, QualityName, QualityPreset, StylePreset, parse_size
 from server.core.providers import LOCAL, Target
 from server.core.request import LocalRequest, ResponseFormat, Size
 

@@ -16,7 +16,7 @@ from server.api.parsed import NEVER_OF_EFFECT, Parsed, check_webp, ignored, size
 from server.backends.capabilities import Capabilities, Task
 from server.backends.upstream import Upstream
 from server.core import errors
-from server.core.catalogue import parse_size
+from server.core.model_entry import parse_size
 from server.core.request import RemoteRequest, ResponseFormat, Size
 
 # Wishes: whoever cannot follow them draws all the same, and says so.

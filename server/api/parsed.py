@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from server.api.asked import Asked
 from server.api.bodies import CommonBody
 from server.core import errors
-from server.core.catalogue import Limits
+from server.core.model_entry import Limits
 from server.core.providers import Target
 from server.core.request import ImageRequest, Size
 

@@ -84,7 +84,10 @@ class Pictures:
             return request
         upstream = self.services.reach.upstreams[parsed.target]
         can = upstream.can
-        inputs = await self._fitted(self.asked.image, parsed)
+        # Who draws a few sizes and no others cannot keep a picture's shape.
+        is_bound = bool(can.sizes) and not can.fits_sizes
+        asked_size = parsed.asked_size or (can.default_size if is_bound else None)
+        inputs = await self._fitted(self.asked.image, replace(parsed, asked_size=asked_size))
         drawn = drawn_size(inputs.size, can)
         try:
             packed = await self.services.decoder.packed(inputs, drawn, can.mask_colours, can.max_image_bytes)

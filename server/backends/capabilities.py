@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from server.core.catalogue import Limits, parse_size
+from server.core.model_entry import Limits, parse_size
 from server.core.providers import Form, RemoteKind, RemoteModel, form_of
 from server.core.request import MaskColours, Size
 

@@ -24,6 +24,8 @@ from server.images.decoder import Decoder
 TOKENS_PER_PRICE = 1_000_000
 # Calls of one request that run at once, where a model draws fewer pictures in a call than were asked for.
 CALLS_AT_ONCE = 4
+# So much before the order's own end each call has its end, as the provider alone knows whether anything was sent.
+HEAD_START_SECONDS, LEAST_SECONDS = 0.05, 0.001
 
 
 @dataclass(slots=True)
@@ -52,10 +54,10 @@ class RemoteBackend:
         seconds = self._timeout_seconds
         if order.patience_seconds is not None:
             seconds = min(seconds, order.patience_seconds)
-        bill = _Bill()
+        bill, deadline = _Bill(), asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds):
-                pictures = await self._draw_all(order.request, seconds, bill, ears)
+            async with asyncio.timeout_at(deadline):
+                pictures = await self._draw_all(order.request, deadline - HEAD_START_SECONDS, bill, ears)
         except TimeoutError:
             raise _billed(Trouble("timeout"), bill) from None
         except Trouble as trouble:
@@ -65,13 +67,13 @@ class RemoteBackend:
     async def close(self) -> None:
         await self._provider.close()
 
-    async def _draw_all(self, request: RemoteRequest, seconds: float, bill: _Bill, ears: Ears) -> list[Picture]:
-        """In their order; the first trouble ends all calls."""
+    async def _draw_all(self, request: RemoteRequest, deadline: float, bill: _Bill, ears: Ears) -> list[Picture]:
+        """In their order; the first trouble ends all calls. deadline: of each call, on the loop's clock."""
         most, places = self._models[request.model].can.max_count, asyncio.Semaphore(CALLS_AT_ONCE)
 
         async def draw(first: int) -> list[Picture]:
             async with places:
-                raw = await self._asked(request, first, min(most, request.count - first), seconds, bill)
+                raw = await self._asked(request, first, min(most, request.count - first), deadline, bill)
             return [await self._ours(request, first + place, one, usd, ears) for place, (one, usd) in enumerate(raw)]
 
         try:
@@ -82,22 +84,23 @@ class RemoteBackend:
         return [picture for task in tasks for picture in task.result()]
 
     async def _asked(
-        self, request: RemoteRequest, first: int, count: int, seconds: float, bill: _Bill
+        self, request: RemoteRequest, first: int, count: int, deadline: float, bill: _Bill
     ) -> list[tuple[RawPicture, float]]:
         """So many pictures with their cost, asked for again where fewer came. An answer without any is Trouble, so
         this ends."""
         pictures: list[tuple[RawPicture, float]] = []
         while len(pictures) < count:
             missing = count - len(pictures)
-            answer, usd = await self._billed_call(request, first + len(pictures), missing, seconds, bill)
+            answer, usd = await self._billed_call(request, first + len(pictures), missing, deadline, bill)
             pictures += [(one, usd / len(answer.pictures)) for one in answer.pictures[:missing]]
         return pictures
 
     async def _billed_call(
-        self, request: RemoteRequest, first: int, count: int, seconds: float, bill: _Bill
+        self, request: RemoteRequest, first: int, count: int, deadline: float, bill: _Bill
     ) -> tuple[Answer, float]:
         """The answer and its cost. Until it is there, a call is taken to cost what was estimated."""
         estimate_usd = count * request.price_usd
+        seconds = max(LEAST_SECONDS, deadline - asyncio.get_running_loop().time())
         bill.open_usd += estimate_usd
         try:
             answer = await self._provider.ask(request, first, count, seconds)

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from server.core.catalogue import Catalogue, CatalogueFile, LoraEntry, ModelEntry
+from server.core.catalogue import Catalogue, CatalogueFile
 from server.core.errors import did_you_mean
+from server.core.model_entry import LoraEntry, ModelEntry
+from server.core.providers import route_problems
 
 # Beside models.yaml, where no other folder is named for what is pulled.
 MODELS_FOLDER = "models"
@@ -55,7 +57,7 @@ def load_catalogue(path: Path, models_folder: Path | None = None) -> Catalogue:
     except ValidationError as error:
         raise CatalogueProblem([_sentence(path, root, entry) for entry in error.errors()]) from error
     folder = path.resolve().parent
-    problems: list[str] = []
+    problems = _route_problems(path, root, file)
     models = {}
     for model, entry in file.models.items():
         found, problem = _with_folder(entry, folder)
@@ -67,6 +69,14 @@ def load_catalogue(path: Path, models_folder: Path | None = None) -> Catalogue:
         raise CatalogueProblem(problems)
     pulled = (models_folder or folder / MODELS_FOLDER).expanduser().resolve()
     return Catalogue(file.model_copy(update={"models": models}), folder, pulled)
+
+
+def _route_problems(path: Path, root: yaml.Node | None, file: CatalogueFile) -> list[str]:
+    return [
+        f"{path}:{_line_of(root, ['names', name, 'route', place])}: names.{name}.route.{place}: {problem}"
+        for name, entry in file.names.items()
+        for place, problem in route_problems(entry, file.models, file.backends)
+    ]
 
 
 def _with_folder(entry: ModelEntry, base: Path) -> tuple[ModelEntry, str | None]:

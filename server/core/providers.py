@@ -7,14 +7,15 @@ Invariant: no credential stands here, only where one is found.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from server.core.errors import did_you_mean
+from server.core.strict import Strict
 
 BackendKind = Literal["local", "openai", "bedrock"]
 RemoteKind = Literal["openai", "bedrock"]
@@ -42,10 +43,6 @@ ModelName = Annotated[str, Field(pattern=r"^[!-+\--~]{1,100}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-class Price(_Strict):
+class Price(Strict):
     """usd: of one picture, where its size and its quality are these; `*` stands for all that no other line names."""
 
     size: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,4}x[1-9][0-9]{0,4}|\*)$")] = "*"
@@ -85,7 +82,7 @@ class Price(_Strict):
     usd: Usd
 
 
-class TokenPrices(_Strict):
+class TokenPrices(Strict):
     """USD for a million tokens, of models that bill by the tokens their answer names."""
 
     text_in_usd: Usd
@@ -93,7 +90,7 @@ class TokenPrices(_Strict):
     image_out_usd: Usd
 
 
-class Life(_Strict):
+class Life(Strict):
     """Whether a name still lives where it came from. retired: the day of its end. successor: what it became."""
 
     retired: Annotated[date | None, Field(strict=False)] = None
@@ -123,7 +120,7 @@ class RemoteModel(Life):
         return max(prices.values(), default=0.0) if fitting is None else prices[fitting]
 
 
-class BackendEntry(_Strict):
+class BackendEntry(Strict):
     """A provider that requests may be handed on to.
 
     key_variable, key_file: where its key is, an environment variable or a file that none but its owner may read.
@@ -202,21 +199,30 @@ class NameEntry(Life):
         return tuple(map(parse_target, self.route))
 
 
-def check_route(name: NameEntry, models: Iterable[str], backends: Mapping[str, BackendEntry]) -> None:
-    """Raises ValueError when a target of the route does not exist, or stands there twice."""
-    for target in name.targets:
-        known = (
-            models
-            if target.backend == LOCAL
-            else backends[target.backend].models
-            if target.backend in backends
-            else None
-        )
-        if known is None:
-            raise ValueError(
-                f"'{target.backend}' is none of the backends.{did_you_mean(target.backend, [LOCAL, *backends])}"
-            )
-        if target.model not in known:
-            raise ValueError(f"'{target.backend}' has no model '{target.model}'.{did_you_mean(target.model, known)}")
-        if name.targets.count(target) > 1:
-            raise ValueError(f"'{target}' stands in the route twice")
+def route_problems(
+    name: NameEntry, models: Iterable[str], backends: Mapping[str, BackendEntry]
+) -> Iterator[tuple[int, str]]:
+    """Its steps that are written wrongly, lead nowhere or stand there twice: their places, from 0, and why."""
+    for place, text in enumerate(name.route):
+        problem = _step_problem(text, models, backends)
+        if problem is not None:
+            yield place, problem
+        elif text in name.route[:place]:
+            yield place, f"'{text}' stands in the route twice"
+
+
+def _step_problem(text: str, models: Iterable[str], backends: Mapping[str, BackendEntry]) -> str | None:
+    try:
+        target = parse_target(text)
+    except ValueError as problem:
+        return str(problem)
+    if target.backend == LOCAL:
+        known = models
+    elif target.backend in backends:
+        known = backends[target.backend].models
+    else:
+        near = did_you_mean(target.backend, [LOCAL, *backends])
+        return f"'{target.backend}' is none of the backends.{near}"
+    if target.model not in known:
+        return f"'{target.backend}' has no model '{target.model}'.{did_you_mean(target.model, known)}"
+    return None

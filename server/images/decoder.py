@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pipelines.messages import FRAME_HEADER, FramingError, OutputFormat, frame_length
 from server.core import errors
-from server.core.catalogue import Limits
+from server.core.model_entry import Limits
 from server.core.request import MaskColours, Size
 from server.core.settings import OFFLINE_VARIABLES
 from server.images.decode import UnusablePicture

@@ -19,7 +19,7 @@ from PIL import Image as Pictures
 
 from pipelines.messages import FRAME_HEADER, Message, OutputFormat, decoded, frame_length
 from server.core import errors
-from server.core.catalogue import Limits
+from server.core.model_entry import Limits
 from server.core.request import MaskColours, Size
 from server.images.decode import UnusablePicture
 from server.images.inputs import FittedImage, ImageInputs, beyond_limits, fit_image, fit_mask

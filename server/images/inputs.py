@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from server.core import errors
-from server.core.catalogue import Limits
+from server.core.model_entry import Limits
 from server.core.request import Size
 from server.images.decode import (
     MAY_CHANGE,

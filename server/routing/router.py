@@ -185,7 +185,8 @@ class Router:
         self, journey: Journey, target: Target, request: ImageRequest, course: Course, turn: _Turn
     ) -> Served | Verdict:
         """Raises SafelightError where it was not asked."""
-        began_seconds, attempt_id, usd = time.monotonic(), None, 0.0
+        began_seconds, usd = time.monotonic(), 0.0
+        attempt_id: str | None = None
         if target in self.upstreams:
             # Not as it was ranked: the size may have followed from the pictures since.
             usd = self.backends[target.backend].estimate(request).usd
@@ -198,6 +199,7 @@ class Router:
         except (SafelightError, Trouble) as failure:
             lost_usd = _lost_usd(failure, usd)
             verdict = self._failed(target, request, failure, course, lost_usd)
+            _tell(journey, target, verdict, failure)
             status = failure.facts.status if isinstance(failure, Trouble) else None
             self._end(attempt_id, verdict.cause, status, _ms_since(began_seconds), lost_usd)
             return verdict
@@ -247,9 +249,6 @@ class Router:
             self.records.failed(target, str(request.size), time.monotonic())
         course.failed(target, verdict, was_asked=True)
         course.wasted_usd += lost_usd
-        if isinstance(failure, Trouble):
-            facts = {"target": str(target), "cause": verdict.cause, "status": failure.facts.status}
-            log.warning("backend did not serve", extra={**facts, "detail": failure.facts.detail})
         return verdict
 
     async def _settled(self, journey: Journey, served: Served, ms: int) -> None:
@@ -279,9 +278,12 @@ def _lost_usd(failure: SafelightError | Trouble, reserved_usd: float) -> float:
     return reserved_usd if failure.row is error_table.SHUTTING_DOWN else 0.0
 
 
-def _billed(failure: SafelightError | Trouble) -> tuple[int | None, float]:
-    """The provider's status, and what may have been spent. A refusal of our own comes before any call."""
-    return (failure.facts.status, failure.cost_usd) if isinstance(failure, Trouble) else (None, 0.0)
+def _tell(journey: Journey, target: Target, verdict: Verdict, failure: SafelightError | Trouble) -> None:
+    """What our own devices fail at, they tell themselves."""
+    if isinstance(failure, Trouble):
+        whose = {"request_id": journey.request_id, "target": str(target)}
+        facts = {"cause": verdict.cause, "status": failure.facts.status, "detail": failure.facts.detail}
+        log.warning("backend did not serve", extra={**whose, **facts})
 
 
 def _patience_seconds(journey: Journey) -> float | None:

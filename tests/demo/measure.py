@@ -17,8 +17,8 @@ from pipelines.demo.captions import held_out_scenes
 from pipelines.demo.scenes import Scene
 from pipelines.families.contract import Family
 from pipelines.messages import DrawParams
-from server.core.catalogue import ModelEntry
 from server.core.catalogue_file import load_catalogue
+from server.core.model_entry import ModelEntry
 from server.core.settings import DEFAULT_CATALOGUE
 from tests.demo.oracle import read
 from tests.pipelines.stock import load

@@ -159,7 +159,9 @@ def test_where_bedrock_throttles_our_own_model_draws(server: ServerProcess, endp
     assert either.json()["usage"]["cost"] == 0
 
 
-def test_no_key_and_no_prompt_is_in_the_log_the_books_or_an_answer(server: ServerProcess, endpoint: Endpoint, folder: Path) -> None:
+def test_no_key_and_no_prompt_is_in_the_log_the_books_or_an_answer(
+    server: ServerProcess, endpoint: Endpoint, folder: Path
+) -> None:
     """Last in this file: all that the others have left is looked through."""
     told = httpx.get(f"{server.url}/v1/models").text
     server.stop()

@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from PIL import Image
 
 from tests.end_to_end.server_process import ServerProcess
@@ -40,17 +41,20 @@ backends:
     daily_usd: {daily_usd}
     models:
       gpt-image-2:
-        prices: [{{usd: 0.05}}]
+        prices: [{{size: 256x256, usd: 0.001}}, {{usd: 0.05}}]
         token_prices: {{text_in_usd: 5, image_in_usd: 8, image_out_usd: 30}}
       gpt-image-1.5: {{prices: [{{usd: 0.03}}], successor: gpt-image-2}}
       gpt-image-2.5-flare: {{prices: [{{usd: 0.04}}]}}
       other: {{form: compatible, prices: [{{usd: 0.01}}]}}
+      dall-e-2: {{}}
 names:
   dall-e-3: {{route: [local:demo, openai:gpt-image-2], retired: 2026-05-12, successor: gpt-image-2}}
   far: {{route: [openai:gpt-image-2]}}
   gone: {{route: [openai:gpt-image-1.5]}}
   third: {{route: [openai:gpt-image-2.5-flare]}}
   other: {{route: [openai:other]}}
+  both: {{route: [openai:gpt-image-2, local:demo]}}
+  old: {{route: [openai:dall-e-2]}}
   shaky: {{route: [local:broken, openai:gpt-image-2]}}
   nowhere: {{route: [local:broken, openai:gpt-image-1.5]}}
 """
@@ -173,6 +177,67 @@ def test_a_size_that_the_provider_does_not_draw_is_brought_to_the_one_asked_for(
     assert image_of(answer.json()["data"][0]).size == (256, 256)
     assert answer.headers["x-safelight-drawn-size"] == upstream.asked[-1].json["size"] != "256x256"
     assert answer.json()["usage"]["image_size"] == "256x256"
+    # The provider bills what it drew, not what was made of it.
+    assert answer.json()["usage"]["cost"] == pytest.approx(0.05)
+
+
+def test_an_image_that_our_own_model_cannot_take_goes_to_whoever_can(
+    server: ServerProcess, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(pictures(RED_FILE))
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    small = file_of(plain("RGB", (96, 96), RED))
+    for name in ("dall-e-3", "both"):
+        reply = client.images.with_raw_response.edit(model=name, prompt="a red circle", image=small)
+        assert reply.headers["x-safelight-backend"] == "openai"
+    with pytest.raises(BadRequestError, match="at least 256"):
+        client.images.edit(model="demo", prompt="a red circle", image=small)
+    before = len(upstream.asked)
+    with pytest.raises(BadRequestError, match="no PNG, JPEG or WebP"):
+        client.images.edit(model="dall-e-3", prompt="a red circle", image=b"no picture")
+    assert len(upstream.asked) == before
+
+
+def test_a_variation_by_a_model_of_few_sizes_is_drawn_in_its_own_where_none_is_named(
+    server: ServerProcess, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(pictures(RED_FILE))
+    files = {"image": file_of(plain("RGB", (300, 600), RED))}
+    reply = httpx.post(f"{server.url}/v1/images/variations", data={"model": "old"}, files=files, timeout=60)
+    assert reply.status_code == 200, reply.text
+    assert upstream.asked[-1].words["size"] == "1024x1024"
+
+
+def test_whoever_leaves_ends_the_call_and_a_stop_refuses_what_takes_too_long(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    running = started(tmp_path, models_file(tmp_path, upstream.url), SAFELIGHT_DRAIN_SECONDS="1")
+    try:
+        upstream.script(Reply(wait_seconds=30))
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/v1/images/generations", json={"prompt": "x", "model": "third"}, timeout=1)
+        assert upstream.asked[-1].is_over.wait(5)
+        with ThreadPoolExecutor(1) as callers:
+            before = len(upstream.asked)
+            waiting = callers.submit(ask, running, "third")
+            upstream.wait_for(before + 1)
+            running.process.terminate()
+            assert code_of(waiting.result()) == (503, "server_is_overloaded")
+    finally:
+        assert running.stop() == 0
+    books = sqlite3.connect(tmp_path / "books.sqlite")
+    attempts = books.execute("SELECT cause, cost_microusd FROM ledger_attempts ORDER BY began_unix_ms").fetchall()
+    entries = books.execute("SELECT outcome, cost_microusd FROM ledger_entries ORDER BY began_unix_ms").fetchall()
+    books.close()
+    assert attempts == [("abandoned", 40_000), ("server_is_overloaded", 40_000)]
+    assert entries == [("cancelled", 40_000), ("failed", 40_000)]
+
+
+def test_the_description_tells_of_every_status_that_a_provider_may_lead_to(server: ServerProcess) -> None:
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    for route in ("generations", "edits", "variations"):
+        responses = paths[f"/v1/images/{route}"]["post"]["responses"]
+        assert {str(status) for _, status, _ in FAILURES.values()} <= set(responses)
 
 
 def test_an_image_and_a_mask_go_to_the_provider_as_it_takes_them(
@@ -244,9 +309,12 @@ def test_no_failure_of_a_provider_tells_its_words_or_our_key(
     assert FOREIGN_WORDS not in told
     assert "org-canary" not in told
     books = sqlite3.connect(tmp_path / "books.sqlite")
-    told += "\n".join("".join(books.iterdump())) + "".join(own_server.lines)
+    log = "".join(own_server.lines)
+    told += "\n".join("".join(books.iterdump())) + log
     books.close()
     assert CANARY not in told
+    # docs/errors.md promises it.
+    assert '"request_id": "req_' in next(line for line in own_server.lines if '"cause": "refused"' in line)
 
 
 def test_a_model_that_is_gone_for_good_is_named_so_and_not_asked_again(
@@ -328,6 +396,8 @@ def test_check_says_what_is_missing_and_what_is_over(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server.cli", "check", "--models", str(models)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PATH": "/usr/bin"}, check=False)
     assert "TEST_UPSTREAM_KEY" in done.stdout
+    assert "backend openai, dall-e-2: has no prices, so that a limit in USD cannot hold it back" in done.stdout
+    assert "gpt-image-2: has no prices" not in done.stdout
     assert "dall-e-3: was switched off on 2026-05-12 where it came from; here local:demo, openai:" in done.stdout
     without_books = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin"}, check=False)
     assert "SAFELIGHT_LEDGER" in without_books.stderr

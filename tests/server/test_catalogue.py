@@ -8,8 +8,9 @@ from typing import get_args
 import pytest
 
 from pipelines.messages import SAMPLERS_BY_FAMILY, FamilyName, SamplerName
-from server.core.catalogue import Catalogue, parse_size
+from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
+from server.core.model_entry import parse_size
 from server.core.request import Size
 from server.core.settings import DEFAULT_CATALOGUE
 
@@ -382,6 +383,39 @@ def test_every_family_loads_with_each_of_its_samplers_and_no_other(tmp_path: Pat
         (problem,) = problems_of(tmp_path, text)
         assert problem.startswith(f"3: models.first: the sampler '{sampler}' cannot draw the family {family}")
         assert all(f"'{name}'" in problem for name in SAMPLERS_BY_FAMILY[family])
+
+
+BACKENDS = "backends:\n  openai:\n    kind: openai\n    models: {gpt-image-2: {}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            BACKENDS + "names:\n  near: {}\n  far:\n    route:\n      - openai:gpt-image-3\n",
+            "14: names.far.route.0: 'openai' has no model 'gpt-image-3'. Did you mean 'gpt-image-2'?",
+        ),
+        (
+            BACKENDS + "names:\n  far: {route: [local:first, opnai:gpt-image-2]}\n",
+            "11: names.far.route.1: 'opnai' is none of the backends. Did you mean 'openai'?",
+        ),
+        (
+            BACKENDS + "names:\n  far: {route: [local:first, local:first]}\n",
+            "11: names.far.route.1: 'local:first' stands in the route twice",
+        ),
+        ("names:\n  far: {route: [first]}\n", "7: names.far.route.0: a target is written BACKEND:MODEL"),
+        ("names:\n  far: {rout: []}\n", "7: names.far.rout: unknown key. Did you mean 'route'?"),
+        (BACKENDS.replace("{gpt-image-2: {}}", '{"gpt\\r\\nimage": {}}'), "9: backends.openai.models.gpt"),
+        (BACKENDS.replace("gpt-image-2", "gemälde"), "9: backends.openai.models.gemälde"),
+        (BACKENDS.replace("gpt-image-2", '"two words"'), "9: backends.openai.models.two words"),
+        (BACKENDS.replace("gpt-image-2", "a" * 101), "9: backends.openai.models.a"),
+    ],
+)
+def test_a_mistake_in_a_provider_or_a_route_is_reported_at_its_own_line(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    (found,) = problems_of(tmp_path, ENTRY + text)
+    assert found.startswith(problem)
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:

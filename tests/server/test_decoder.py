@@ -24,8 +24,8 @@ import pytest
 from PIL import Image
 
 from pipelines.messages import FRAME_HEADER, frame_length
-from server.core.catalogue import Limits
 from server.core.errors import SafelightError
+from server.core.model_entry import Limits
 from server.core.request import Size
 from server.images.decoder import Decoder
 from server.images.decoder_process import (
@@ -474,7 +474,7 @@ SERVER = textwrap.dedent(
     """
     import asyncio, sys
     from pathlib import Path
-    from server.core.catalogue import Limits
+    from server.core.model_entry import Limits
     from server.images.decoder import Decoder
 
     async def serve():

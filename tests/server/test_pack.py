@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.picture_file import write
-from server.core.catalogue import Limits
+from server.core.model_entry import Limits
 from server.core.request import MaskColours, Size
 from server.images.decode import UnusablePicture, cover_image, cover_mask, decode_image, decode_mask
 from server.images.decoder import Decoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -168,6 +169,18 @@ def test_a_silent_provider_is_left_when_the_callers_patience_ends() -> None:
     found = trouble(Upstreamer(red, seconds=60), replace(REQUEST, count=2), patience_seconds=0.2)
     assert found.cause == "timeout"
     assert found.cost_usd == pytest.approx(2 * PRICE_USD)
+
+
+def test_a_provider_that_was_not_even_reached_in_time_is_not_paid() -> None:
+    class Unreached(Upstreamer):
+        async def ask(self, _: RemoteRequest, __: int, ___: int, timeout_seconds: float) -> Answer:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_seconds):
+                    await asyncio.sleep(60)
+            raise Trouble("unreachable")
+
+    found = trouble(Unreached(red), patience_seconds=0.3)
+    assert (found.cause, found.cost_usd) == ("unreachable", 0.0)
 
 
 @pytest.mark.parametrize(

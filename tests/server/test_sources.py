@@ -16,8 +16,8 @@ from PIL import Image
 from pipelines.messages import MAX_FRAME_BYTES
 from server.api import sources
 from server.api.sources import content_of
-from server.core.catalogue import MAX_PIXELS, Limits
 from server.core.errors import SafelightError
+from server.core.model_entry import MAX_PIXELS, Limits
 from server.core.request import Size
 from server.images.inputs import ImageInputs, fit
 from tests.server.picture_files import BLACK, BLUE, RED, WHITE, animation, bomb, file_of, halves, plain, text_of

@@ -12,7 +12,7 @@ import yaml
 
 from server.backends import bedrock_faults
 from server.backends.capabilities import CAPABILITIES, STABILITY_SIZES
-from server.core.providers import BackendEntry, NameEntry, check_route
+from server.core.providers import BackendEntry, NameEntry, route_problems
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "providers-bedrock.md").read_text()
 
@@ -28,10 +28,12 @@ def test_the_example_of_models_yaml_is_one() -> None:
     backends = {name: BackendEntry.model_validate(entry) for name, entry in words["backends"].items()}
     names = {name: NameEntry.model_validate(entry) for name, entry in words["names"].items()}
     for entry in names.values():
-        check_route(entry, words["models"], backends)
+        assert not list(route_problems(entry, words["models"], backends))
     titan = backends["bedrock"].models["amazon.titan-image-generator-v2:0"]
     assert titan.is_over(date(2026, 11, 21))
     assert (titan.price_usd("512x512", "hd"), titan.price_usd("768x768", "standard")) == (0.010, 0.010)
+    # `high` is drawn as `hd` is, and costs as much.
+    assert titan.price_usd("1024x1024", "high") == titan.price_usd("1024x1024", "hd") == 0.012
     assert names["titan"].successor in backends["bedrock"].models
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.backends.capabilities import CAPABILITIES, Capabilities, capabilities_of, gpt_image_version
-from server.core.catalogue import parse_size
+from server.core.model_entry import parse_size
 from server.core.providers import RemoteModel
 from server.core.request import Size
 
