@@ -345,6 +345,7 @@ def test_the_books_and_the_replies_name_the_same_money(
     assert attempts == entries == 150_000 + 50_000
 
 
+@pytest.mark.whole  # a restart of the router alone is tested in tests/server/routing/test_router.py
 def test_the_days_limit_outlives_the_server(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     upstream.script(pictures(RED_FILE))
     models = models_file(tmp_path, upstream.url, daily_usd=0.12)
@@ -370,7 +371,12 @@ def test_the_list_of_models_says_who_serves_and_what_is_over(server: ServerProce
 
 
 @pytest.mark.parametrize(
-    "settings", [{"SAFELIGHT_OFFLINE": "true"}, {"SAFELIGHT_LOCAL_ONLY": "true"}, {"TEST_UPSTREAM_KEY": ""}]
+    "settings",
+    [
+        {"SAFELIGHT_OFFLINE": "true"},
+        pytest.param({"SAFELIGHT_LOCAL_ONLY": "true"}, marks=pytest.mark.whole),
+        pytest.param({"TEST_UPSTREAM_KEY": ""}, marks=pytest.mark.whole),
+    ],
 )
 def test_what_is_not_allowed_or_has_no_key_is_not_there(
     tmp_path: Path, upstream: ScriptedUpstream, settings: dict[str, str]
