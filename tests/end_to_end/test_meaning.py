@@ -33,7 +33,7 @@ def only_thing(picture: Image.Image) -> Finding:
     return finding
 
 
-@pytest.mark.parametrize("model", ["demo-sdxl", "demo-sd21"])
+@pytest.mark.parametrize("model", ["demo-sdxl", pytest.param("demo-sd21", marks=pytest.mark.whole)])
 @pytest.mark.parametrize("prompt", ["a square", "a circle on a blue background"])
 def test_what_the_negative_prompt_names_is_not_drawn(server: ServerProcess, model: str, prompt: str) -> None:
     free, _ = drawn(server, model=model, prompt=prompt, guidance_scale=3.0)
@@ -70,7 +70,7 @@ def test_a_full_strength_draws_the_prompt_instead_of_the_image(server: ServerPro
     assert read(picture).mistakes(star) == []
 
 
-@pytest.mark.parametrize("model", ["demo-sdxl", "demo-sd21"])
+@pytest.mark.parametrize("model", ["demo-sdxl", pytest.param("demo-sd21", marks=pytest.mark.whole)])
 def test_inpainting_changes_the_masked_thing_and_nothing_else(server: ServerProcess, model: str) -> None:
     green_square = single("square", "green", "blue", "large")
     mask = Image.new("L", (SIDE_PX, SIDE_PX))

@@ -111,6 +111,7 @@ def online_day(tmp_path_factory: pytest.TempPathFactory, namespace: tuple[str, .
     return spend_a_day(tmp_path_factory.mktemp("online"), "--alone", "--online", within=namespace)
 
 
+@pytest.mark.whole  # the quick run has the day in a namespace of its own
 def test_no_process_reaches_for_another_machine(usual_day: Report) -> None:
     assert usual_day.attempts == []
 

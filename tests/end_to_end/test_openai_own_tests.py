@@ -106,6 +106,7 @@ def half_transparent() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.whole
 def test_the_others_pass_with_a_picture_for_their_placeholder_and_without_transparency(
     cheap_server: ServerProcess, suite: Suite
 ) -> None:

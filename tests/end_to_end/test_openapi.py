@@ -66,7 +66,7 @@ def test_what_the_description_forbids_is_refused_as_described(
 
 
 @pytest.mark.parametrize(
-    ("phases", "examples"), [(["examples", "fuzzing"], 15), pytest.param(["coverage", "fuzzing"], 60, marks=LONG)]
+    ("phases", "examples"), [(["examples", "fuzzing"], 8), pytest.param(["coverage", "fuzzing"], 60, marks=LONG)]
 )
 def test_what_the_description_allows_is_answered_as_described(
     server: ServerProcess, subtests: pytest.Subtests, phases: list[str], examples: int

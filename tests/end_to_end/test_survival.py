@@ -88,6 +88,7 @@ def test_a_picture_that_costs_two_workers_is_refused_and_those_behind_it_are_dra
     assert behind.result().status_code == 200
 
 
+@pytest.mark.whole  # as one that was killed, after SAFELIGHT_WORKER_SILENCE_SECONDS
 def test_a_worker_that_hangs_is_replaced_and_its_picture_drawn(
     own_server: ServerProcess, callers: ThreadPoolExecutor
 ) -> None:

@@ -121,7 +121,9 @@ def test_the_alphas_that_diffusers_wrote_into_a_file_count(
     assert_same(drawn, stock(checkpoint.folder, "sdxl", asked(), [(path, 1.0)]))
 
 
-@pytest.mark.parametrize("kind", ["sdxl", pytest.param("sd21-noise", marks=pytest.mark.whole), "flux-dev"])
+@pytest.mark.parametrize(
+    "kind", ["flux-dev", *(pytest.param(kind, marks=pytest.mark.whole) for kind in ("sdxl", "sd21-noise"))]
+)
 def test_after_a_hundred_switches_of_adapters_the_model_draws_to_the_byte_as_before(
     checkpoints: Mapping[str, Checkpoint], kind: str, tmp_path: Path
 ) -> None:
@@ -243,6 +245,7 @@ def test_a_forward_that_fails_takes_its_adapters_off(checkpoints: Mapping[str, C
     assert torch.equal(ours(family, asked()).latents, before.latents)
 
 
+@pytest.mark.whole
 def test_idle_adapters_stay_under_their_cap_and_those_of_a_job_outlive_it(
     checkpoints: Mapping[str, Checkpoint], tmp_path: Path
 ) -> None:
