@@ -69,15 +69,15 @@ HEADERS: Mapping[str, Any] = {
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+
+
+def _text_header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
 ROUTE_HEADERS: Mapping[str, Any] = {
-    "x-safelight-attempts": {
-        "description": "Who was asked, and how it ended: BACKEND:MODEL=ok, or a word for why not.",
-        "schema": {"type": "string"},
-    },
-    "x-safelight-route": {
-        "description": "Those who could serve, the best first, each with its score in seconds.",
-        "schema": {"type": "string"},
-    },
+    "x-safelight-attempts": _text_header("Who was asked, and how it ended: BACKEND:MODEL=ok, or a word for why not."),
+    "x-safelight-route": _text_header("Those who could serve, the best first, each with its score in seconds."),
 }
 ERROR_HEADERS: Mapping[str, Any] = {
     **HEADERS,
@@ -94,18 +94,9 @@ ERROR_HEADERS: Mapping[str, Any] = {
 DRAWN_HEADERS: Mapping[str, Any] = {
     **HEADERS,
     **ROUTE_HEADERS,
-    "x-safelight-backend": {
-        "description": "Who drew: local, or the name of a provider's backend.",
-        "schema": {"type": "string"},
-    },
-    "x-safelight-drawn-size": {
-        "description": "The size that a provider drew, where it was brought to another.",
-        "schema": {"type": "string"},
-    },
-    "x-safelight-ignored": {
-        "description": "The parameters that were sent and had no effect.",
-        "schema": {"type": "string"},
-    },
+    "x-safelight-backend": _text_header("Who drew: local, or the name of a provider's backend."),
+    "x-safelight-drawn-size": _text_header("The size that a provider drew, where it was brought to another."),
+    "x-safelight-ignored": _text_header("The parameters that were sent and had no effect."),
 }
 # A name in a route's path.
 PLACE = re.compile(r"\{(\w+)\}", re.ASCII)

@@ -31,7 +31,7 @@ from server.backends.capabilities import Capabilities, row_of
 from server.backends.credentials import CredentialProblem
 from server.backends.provider import Answer
 from server.backends.trouble import Facts, Trouble
-from server.core.providers import BackendEntry, Form, form_of
+from server.core.providers import BackendEntry, Form
 from server.core.request import RemoteRequest
 from server.images.fetch import trusted_authorities
 
@@ -126,9 +126,8 @@ class BedrockProvider:
 
 def provider_of(entry: BackendEntry, environment: Mapping[str, str]) -> BedrockProvider:
     """Raises CredentialProblem."""
-    forms = {model: form for model, one in entry.models.items() if (form := form_of(model, one, "bedrock")) is not None}
     credentials = partial(read_aws_credentials, entry, environment)
-    return BedrockProvider(entry.region or "", entry.endpoint_url, credentials, forms)
+    return BedrockProvider(entry.region or "", entry.endpoint_url, credentials, entry.forms)
 
 
 def _send(request: AWSPreparedRequest) -> AWSResponse:

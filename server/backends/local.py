@@ -6,12 +6,12 @@ Invariant: the first failure cancels the other pictures and is raised.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from pipelines.messages import FamilyName, Submit
 from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.jobs import job_of
+from server.backends.together import together
 from server.core import errors
 from server.core.request import LocalRequest, Picture
 from server.dispatch.dispatcher import Dispatcher
@@ -79,15 +79,4 @@ class LocalBackend:
             ears.on_picture(index, picture)
             return picture
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(draw(index, job)) for index, job in enumerate(jobs)]
-        except ExceptionGroup as failures:
-            raise _first(failures) from None
-        return [task.result() for task in tasks]
-
-
-def _first(failures: ExceptionGroup[Exception]) -> Exception:
-    """The failure that the caller is told: a defect before the errors that we know, or it would stay unseen."""
-    _, defects = failures.split(errors.SafelightError)
-    return (defects or failures).exceptions[0]
+        return await together((draw(index, job) for index, job in enumerate(jobs)), errors.SafelightError)

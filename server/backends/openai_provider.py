@@ -24,7 +24,7 @@ from server.backends.openai_answers import Sent, broken, failure, file_of, read_
 from server.backends.openai_forms import Call, UnsendableRequest, call_for
 from server.backends.provider import Answer, RawPicture
 from server.backends.trouble import Facts, Trouble
-from server.core.providers import OPENAI_URL, BackendEntry, Form, form_of
+from server.core.providers import OPENAI_URL, BackendEntry, Form
 from server.core.request import RemoteRequest
 from server.images.fetch import (
     INTERNET,
@@ -282,6 +282,5 @@ def _kind_of(error: Exception) -> str:
 
 def provider_of(entry: BackendEntry, environment: Mapping[str, str]) -> OpenAiProvider:
     """Raises CredentialProblem."""
-    forms = {model: form for model, one in entry.models.items() if (form := form_of(model, one, "openai")) is not None}
     key = read_secret(entry.key_variable, entry.key_file, environment)
-    return OpenAiProvider(entry.base_url or OPENAI_URL, key, forms)
+    return OpenAiProvider(entry.base_url or OPENAI_URL, key, entry.forms)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.provider import Answer, Provider, RawPicture
+from server.backends.together import together
 from server.backends.trouble import Facts, Trouble
 from server.backends.upstream import Upstream
 from server.core.errors import SafelightError
@@ -76,12 +77,8 @@ class RemoteBackend:
                 raw = await self._asked(request, first, min(most, request.count - first), deadline, bill)
             return [await self._ours(request, first + place, one, usd, ears) for place, (one, usd) in enumerate(raw)]
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(draw(first)) for first in range(0, request.count, most)]
-        except ExceptionGroup as failures:
-            raise _first(failures) from None
-        return [picture for task in tasks for picture in task.result()]
+        drawn = await together((draw(first) for first in range(0, request.count, most)), Trouble)
+        return [picture for pictures in drawn for picture in pictures]
 
     async def _asked(
         self, request: RemoteRequest, first: int, count: int, deadline: float, bill: _Bill
@@ -145,9 +142,3 @@ def _billed(trouble: Trouble, bill: _Bill) -> Trouble:
     """Calls that were cut off may cost what they would have."""
     trouble.cost_usd = bill.spent_usd + bill.open_usd
     return trouble
-
-
-def _first(failures: ExceptionGroup[Exception]) -> Exception:
-    """A defect before the trouble that we know, or it would stay unseen."""
-    _, defects = failures.split(Trouble)
-    return (defects or failures).exceptions[0]

@@ -146,6 +146,12 @@ class BackendEntry(Strict):
     preference_seconds: float = Field(default=0.0, allow_inf_nan=False)
     models: dict[ModelName, RemoteModel] = Field(min_length=1)
 
+    @property
+    def forms(self) -> dict[str, Form]:
+        """How each of its models is spoken to."""
+        found = ((model, form_of(model, entry, self.kind)) for model, entry in self.models.items())
+        return {model: form for model, form in found if form is not None}
+
     @model_validator(mode="after")
     def _is_one_kind(self) -> BackendEntry:
         foreign = OF_BEDROCK if self.kind == "openai" else OF_OPENAI

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from server.core import errors
-from server.core.errors import SafelightError
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
 from server.ledger.entries import Attempt, AttemptEnd, Entry, Outcome, Settlement
@@ -22,6 +22,7 @@ from server.ledger.problem import LedgerProblem
 from server.routing.journey import Journey, Served
 
 log = logging.getLogger("safelight.routing")
+T = TypeVar("T")
 MICRO = 1_000_000
 MAX_NAME_CHARACTERS = 100
 
@@ -49,10 +50,7 @@ class Accounts:
             )
             for index in range(request.count)
         ]
-        try:
-            await self._ledger.reserve(entries)
-        except LedgerProblem as problem:
-            raise _unavailable(problem) from problem
+        await _kept(self._ledger.reserve(entries))
 
     async def served(self, journey: Journey, served: Served, latency_ms: int) -> None:
         """Raises SafelightError when the books cannot be kept."""
@@ -77,7 +75,7 @@ class Accounts:
             )
             for index, picture in enumerate(drawn.pictures)
         ]
-        await self._settle(settlements)
+        await _kept(self._ledger.settle(settlements))
 
     async def ended(
         self, journey: Journey, outcome: Outcome, code: str | None, attempts: int, cost_usd: float, latency_ms: int
@@ -103,7 +101,7 @@ class Accounts:
             )
             for index in range(journey.request.count)
         ]
-        await self._settle(settlements)
+        await _kept(self._ledger.settle(settlements))
 
     async def begin(self, journey: Journey, target: Target, number: int, reserved_usd: float) -> str | None:
         """The attempt's id; None where it would break a cap. Raises SafelightError when the books cannot be kept."""
@@ -117,24 +115,12 @@ class Accounts:
             reserved_microusd=microusd(reserved_usd),
             began_unix_ms=unix_ms(),
         )
-        try:
-            is_begun = await self._ledger.try_attempt(attempt, self._caps, day_began_unix_ms())
-        except LedgerProblem as problem:
-            raise _unavailable(problem) from problem
+        is_begun = await _kept(self._ledger.try_attempt(attempt, self._caps, day_began_unix_ms()))
         return attempt.attempt_id if is_begun else None
 
     async def end(self, attempt_id: str, cause: str | None, status: int | None, latency_ms: int, usd: float) -> None:
         """Raises SafelightError when the books cannot be kept; then what was reserved stays spent."""
-        try:
-            await self._ledger.end_attempt(AttemptEnd(attempt_id, cause, status, latency_ms, microusd(usd)))
-        except LedgerProblem as problem:
-            raise _unavailable(problem) from problem
-
-    async def _settle(self, settlements: list[Settlement]) -> None:
-        try:
-            await self._ledger.settle(settlements)
-        except LedgerProblem as problem:
-            raise _unavailable(problem) from problem
+        await _kept(self._ledger.end_attempt(AttemptEnd(attempt_id, cause, status, latency_ms, microusd(usd))))
 
 
 def work_units(request: ImageRequest) -> float:
@@ -165,6 +151,10 @@ def day_began_unix_ms() -> int:
     return round(midnight.timestamp() * 1000)
 
 
-def _unavailable(problem: LedgerProblem) -> SafelightError:
-    log.error("ledger unavailable", extra={"detail": str(problem)})
-    return errors.ledger_unavailable()
+async def _kept(work: Awaitable[T]) -> T:
+    """What the ledger does. Raises SafelightError when it cannot."""
+    try:
+        return await work
+    except LedgerProblem as problem:
+        log.error("ledger unavailable", extra={"detail": str(problem)})  # noqa: TRY400
+        raise errors.ledger_unavailable() from problem
