@@ -25,6 +25,10 @@ from server.images.decoder import Decoder
 log = logging.getLogger("safelight.app")
 
 
+class NotSetUp(Exception):
+    """Why a backend is left out, as a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Remotes:
     """backends: by the operator's names. upstreams: their models. problems: why a backend is left out, by its name."""
@@ -38,31 +42,28 @@ def remote_backends(settings: Settings, catalogue: Catalogue, decoder: Decoder) 
     """None of them is reached here."""
     remotes = Remotes()
     for name, entry in catalogue.backends.items():
-        problem = _forbidden(settings)
         try:
-            if problem is None:
-                _add(remotes, name, entry, decoder)
-        except (CredentialProblem, ValueError) as reason:
-            problem = str(reason)
-        if problem is not None:
-            remotes.problems[name] = problem
-            log.warning("backend left out", extra={"backend": name, "detail": problem})
+            upstreams, provider = _parts(settings, name, entry)
+        except NotSetUp as problem:
+            remotes.problems[name] = str(problem)
+            log.warning("backend left out", extra={"backend": name, "detail": str(problem)})
+            continue
+        own = {upstream.target.model: upstream for upstream in upstreams}
+        remotes.backends[name] = RemoteBackend(provider, own, entry.timeout_seconds, decoder)
+        remotes.upstreams.update({upstream.target: upstream for upstream in upstreams})
     return remotes
 
 
-def _forbidden(settings: Settings) -> str | None:
+def _parts(settings: Settings, name: str, entry: BackendEntry) -> tuple[list[Upstream], Provider]:
+    """Raises NotSetUp where the settings forbid it, a credential is missing, or a model cannot be what its entry says."""
     if settings.offline:
-        return "this server is offline"
-    return "this server is local only" if settings.local_only else None
-
-
-def _add(remotes: Remotes, name: str, entry: BackendEntry, decoder: Decoder) -> None:
-    """Raises CredentialProblem, and ValueError for a model that cannot be what its entry says."""
-    upstreams = upstreams_of(name, entry)
-    provider = provider_of(entry, os.environ)
-    own = {upstream.target.model: upstream for upstream in upstreams}
-    remotes.backends[name] = RemoteBackend(provider, own, entry.timeout_seconds, decoder)
-    remotes.upstreams.update({upstream.target: upstream for upstream in upstreams})
+        raise NotSetUp("this server is offline")
+    if settings.local_only:
+        raise NotSetUp("this server is local only")
+    try:
+        return upstreams_of(name, entry), provider_of(entry, os.environ)
+    except (CredentialProblem, ValueError) as problem:
+        raise NotSetUp(str(problem)) from None
 
 
 def upstreams_of(name: str, entry: BackendEntry) -> list[Upstream]:
@@ -90,8 +91,7 @@ def findings(settings: Settings, catalogue: Catalogue) -> list[str]:
     """What `safelight check` says of providers and of other people's names, a line each. Nobody is asked."""
     today, lines = datetime.now(UTC).date(), []
     for name, entry in catalogue.backends.items():
-        problem = _forbidden(settings) or _problem_of(name, entry)
-        lines.append(f"backend {name}: {problem or 'ok'}")
+        lines.append(f"backend {name}: {_state_of(settings, name, entry)}")
         lines += [
             f"backend {name}, {model}: retired {one.retired}{_successor(one.successor)}; it is not asked"
             for model, one in entry.models.items()
@@ -112,13 +112,12 @@ def findings(settings: Settings, catalogue: Catalogue) -> list[str]:
     return lines
 
 
-def _problem_of(name: str, entry: BackendEntry) -> str | None:
+def _state_of(settings: Settings, name: str, entry: BackendEntry) -> str:
     try:
-        upstreams_of(name, entry)
-        provider_of(entry, os.environ)
-    except (CredentialProblem, ValueError) as problem:
+        _parts(settings, name, entry)
+    except NotSetUp as problem:
         return str(problem)
-    return None
+    return "ok"
 
 
 def _successor(name: str | None) -> str:
