@@ -55,7 +55,7 @@ def remote_backends(settings: Settings, catalogue: Catalogue, decoder: Decoder) 
 
 
 def _parts(settings: Settings, name: str, entry: BackendEntry) -> tuple[list[Upstream], Provider]:
-    """Raises NotSetUp where the settings forbid it, a credential is missing, or a model cannot be what its entry says."""
+    """Raises NotSetUp where the settings forbid it, a credential is missing, or a model is not what its entry says."""
     if settings.offline:
         raise NotSetUp("this server is offline")
     if settings.local_only:
