@@ -19,11 +19,10 @@ from starlette.types import ASGIApp
 
 from pipelines.messages import EngineOptions
 from server import __version__
-from server.api import admin, files, health, images, models
-from server.api.bodies import EditBody, GenerationBody, VariationBody
-from server.api.description import ImagesReply, Model, ModelList, describe, operation
+from server.api.description import describe
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
+from server.api.routes import add_routes
 from server.api.services import Services
 from server.backends.local import LocalBackend
 from server.core.catalogue import Catalogue
@@ -43,7 +42,6 @@ from server.routing.router import Router
 
 log = logging.getLogger("safelight.app")
 SUMMARY = "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix."
-PREFIXES = ("/v1", "/api", "")
 SWEEP_SECONDS = 30.0
 # Headers that pages of other origins may read.
 EXPOSED_HEADERS = (
@@ -210,31 +208,3 @@ async def _sweep(store: ResultStore) -> None:
             await asyncio.to_thread(store.sweep)
         except OSError:
             log.exception("expired files could not be deleted; trying again")
-
-
-def add_routes(app: FastAPI) -> None:
-    """Every route, under every prefix; the OpenAPI description lists those under /v1."""
-    for prefix in PREFIXES:
-        is_listed = prefix == "/v1"
-        for path, endpoint, method, extra in (
-            ("/images/generations", images.generate, "POST", operation(ImagesReply, GenerationBody)),
-            ("/images/edits", images.edit, "POST", operation(ImagesReply, EditBody)),
-            ("/images/variations", images.vary, "POST", operation(ImagesReply, VariationBody)),
-            ("/models", models.list_models, "GET", operation(ModelList)),
-            ("/models/{model:path}", models.get_model, "GET", operation(Model)),
-        ):
-            app.add_api_route(
-                prefix + path,
-                endpoint,
-                methods=[method],
-                openapi_extra=extra,
-                include_in_schema=is_listed,
-                response_model=None,
-            )
-    extra = operation(Model, refusals=(403, 409, 500, 503))
-    for verb, change in admin.VERBS.items():
-        path = f"/admin/models/{{model:path}}/{verb}"
-        app.add_api_route(path, change, methods=["POST"], openapi_extra=extra, response_model=None)
-    app.add_api_route("/files/{name}", files.get_file, methods=["GET", "HEAD"], response_model=None)
-    app.add_api_route("/health/live", health.live, methods=["GET"], response_model=None)
-    app.add_api_route("/health/ready", health.ready, methods=["GET"], response_model=None)

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.departure import unless_gone
 from server.api.forms import values_of
+from server.api.gate import caller_of
 from server.api.multipart import receive_form
 from server.api.parse import parse
 from server.api.parsed import Parsed
@@ -96,6 +97,7 @@ def _journey(
         deadline_seconds=None if patience_seconds is None else asyncio.get_running_loop().time() + patience_seconds,
         wants_progress=asked.is_stream and request.headers.get(PROGRESS_HEADER) == "true",
         request_id=request.scope[REQUEST_ID],
+        caller=caller_of(request),
     )
 
 

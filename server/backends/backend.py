@@ -37,12 +37,14 @@ class Ears:
 
 @dataclass(frozen=True, slots=True)
 class Order(Generic[R_co]):
-    """A complete request for one backend. patience_seconds: how long its caller still waits; None: for ever."""
+    """A complete request for one backend. patience_seconds: how long its caller still waits; None: for ever.
+    caller: whose share of a device it takes; all without a key are one."""
 
     request: R_co
     request_id: str
     patience_seconds: float | None = None
     wants_progress: bool = False
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)

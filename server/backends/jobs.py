@@ -15,9 +15,16 @@ from server.core.request import LocalRequest
 
 
 def job_of(
-    request: LocalRequest, family: FamilyName, request_id: str, index: int, *, has_facts: bool, wants_progress: bool
+    request: LocalRequest,
+    family: FamilyName,
+    request_id: str,
+    index: int,
+    *,
+    has_facts: bool,
+    wants_progress: bool,
+    caller: str = "",
 ) -> Submit:
-    """The job of picture `index`. has_facts: whether the file tells how it was drawn."""
+    """The job of picture `index`. has_facts: whether the file tells how it was drawn. caller: whose share it takes."""
     params = DrawParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -38,6 +45,7 @@ def job_of(
         job_id=f"{request_id}-{index}",
         model=request.model,
         params=params,
+        caller=caller,
         wants_progress=wants_progress,
         preview_steps=evenly_spaced(request.partial_images, forwards(family, params)),
         output=Output(request.output_format, request.output_compression, facts),

@@ -57,9 +57,19 @@ class LocalBackend:
 
     def _jobs(self, order: Order[LocalRequest]) -> list[Submit]:
         request = order.request
-        options = {"has_facts": self._has_facts, "wants_progress": order.wants_progress}
         family = self._families[request.model]
-        return [job_of(request, family, order.request_id, index, **options) for index in range(request.count)]
+        return [
+            job_of(
+                request,
+                family,
+                order.request_id,
+                index,
+                has_facts=self._has_facts,
+                wants_progress=order.wants_progress,
+                caller=order.caller,
+            )
+            for index in range(request.count)
+        ]
 
     def _check_duration(self, jobs: list[Submit], limit_seconds: float) -> None:
         own_seconds = self._dispatcher.own_seconds(jobs)

@@ -41,7 +41,7 @@ class Accounts:
             Entry(
                 request_id=journey.request_id,
                 index=index,
-                key_id=None,
+                key_id=journey.caller.key_id,
                 operation=request.operation,
                 requested_model=journey.named[:MAX_NAME_CHARACTERS],
                 size=str(request.size),

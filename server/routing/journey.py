@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from server.backends.backend import Drawn
+from server.core.caller import ANYBODY, Caller
 from server.core.errors import SafelightError
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest
@@ -31,13 +32,14 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Journey:
     """candidates: in the operator's order, at least one. named: the model as the caller named it. deadline_seconds: on
-    the loop's clock; None: the caller waits for ever."""
+    the loop's clock; None: the caller waits for ever. caller: whose entry it is in the books, and whose share."""
 
     candidates: tuple[Candidate, ...]
     named: str
     deadline_seconds: float | None = None
     wants_progress: bool = False
     request_id: str = field(default_factory=new_request_id)
+    caller: Caller = ANYBODY
 
     @property
     def request(self) -> ImageRequest:

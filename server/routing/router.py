@@ -194,7 +194,8 @@ class Router:
             if attempt_id is None:
                 raise errors.insufficient_quota()
         try:
-            order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress)
+            caller = journey.caller.key_id or ""
+            order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress, caller)
             drawn = await self._drawn(target, order, turn.ears(request))
         except (SafelightError, Trouble) as failure:
             lost_usd = _lost_usd(failure, usd)

@@ -16,8 +16,9 @@ from pipelines.messages import DrawParams, Event, Image, Submit
 from server.api import pictures
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
+from server.api.routes import add_routes
 from server.api.services import Services
-from server.app import add_routes, engine_options
+from server.app import engine_options
 from server.core import errors
 from server.core.catalogue_file import load_catalogue
 from server.core.settings import load_settings
@@ -77,7 +78,7 @@ def app(tmp_path: Path, dispatcher: FakeDispatcher) -> FastAPI:
     catalogue = load_catalogue(tmp_path / "models.yaml")
     local = local_backend(dispatcher, {"tiny": "sdxl"})
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    app = FastAPI()
+    app = FastAPI(openapi_url=None)
     app.state.services = Services(
         settings=load_settings({}),
         catalogue=catalogue,

@@ -1,0 +1,48 @@
+"""Lets nobody through to a route who may not use it. Every route has a need; what states none does not open.
+
+Knows needs, headers and callers; knows no route's work.
+Invariant: who asks is decided by headers and the matched route, never by the URL's text, and before a byte of the body
+is read. No route of the application is left without a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.core.caller import ANYBODY, Caller
+from server.core.caller import Scope as KeyScope
+
+# nobody: no key is asked for. anybody: any valid key will do.
+Need = KeyScope | Literal["nobody", "anybody"]
+CALLER = "safelight.caller"
+
+
+def caller_of(request: HTTPConnection) -> Caller:
+    """Who asks. Only behind a gate."""
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
+class Gate:
+    """In front of one route."""
+
+    def __init__(self, inner: ASGIApp, need: Need) -> None:
+        self._inner, self.need = inner, need
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALLER] = ANYBODY
+        await self._inner(scope, receive, send)
+
+
+def close(app: FastAPI, needs: Mapping[str, Need]) -> None:
+    """Put a gate before every route. needs: by path template. Raises LookupError for a route that states none."""
+    for route in app.routes:
+        if not isinstance(route, Route | Mount) or route.path not in needs:
+            raise LookupError(f"nobody says who may use {route!r}")
+        route.app = Gate(route.app, needs[route.path])
