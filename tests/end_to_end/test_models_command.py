@@ -89,11 +89,12 @@ def contents(place: Path) -> dict[str, bytes]:
         (("pull", "x", "--into", "there", "--source", "http://127.0.0.1:9/some/model@main"), "cannot be reached"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_a_reason(folder: Path, arguments: tuple[str, ...], reason: str) -> None:
-    refused = models(folder, *arguments)
+def test_what_cannot_be_done_is_refused_with_a_reason(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    (tmp_path / "models.yaml").write_text(CATALOGUE)
+    refused = models(tmp_path, *arguments)
     assert refused.returncode != 0
     assert reason in refused.stderr
-    assert not (folder / "elsewhere").exists()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.fixture

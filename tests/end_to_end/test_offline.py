@@ -125,19 +125,24 @@ def test_the_kernel_had_no_packet_that_wanted_to_go_out(day_alone: Report) -> No
     assert day_alone.packets_without_a_way == 0
 
 
-def test_everything_works_without_a_network(usual_day: Report, day_alone: Report) -> None:
-    assert usual_day.status == EXPECTED
+def test_everything_works_without_a_network(day_alone: Report) -> None:
     assert day_alone.status == EXPECTED
 
 
-def test_what_would_go_out_is_refused_by_that_name(usual_day: Report) -> None:
+@pytest.mark.whole
+def test_everything_works_as_everything_runs(usual_day: Report) -> None:
+    assert usual_day.status == EXPECTED
+
+
+def test_what_would_go_out_is_refused_by_that_name(day_alone: Report) -> None:
     for step in ("picture by address", "picture by name"):
-        assert "this server is offline; send the picture itself" in usual_day.words[step]
-    assert "offline is set, so nothing is fetched" in usual_day.words["pull"]
-    assert "run: safelight models pull not-here" in usual_day.words["check"]
-    assert "absent: " in usual_day.words["list"]
+        assert "this server is offline; send the picture itself" in day_alone.words[step]
+    assert "offline is set, so nothing is fetched" in day_alone.words["pull"]
+    assert "run: safelight models pull not-here" in day_alone.words["check"]
+    assert "absent: " in day_alone.words["list"]
 
 
+@pytest.mark.whole
 def test_nothing_waits_for_a_network_that_is_not_there(usual_day: Report, day_alone: Report) -> None:
     waited = {
         step: (usual_day.seconds[step], seconds)
@@ -147,17 +152,17 @@ def test_nothing_waits_for_a_network_that_is_not_there(usual_day: Report, day_al
     assert waited == {}
 
 
-def test_every_kind_of_process_was_watched_and_those_of_the_server_know_that_it_is_offline(usual_day: Report) -> None:
+def test_every_kind_of_process_was_watched_and_those_of_the_server_know_that_it_is_offline(day_alone: Report) -> None:
     started = {"pipelines.worker", "server.images.decoder_process", "pipelines.check", "pipelines.shelf"}
-    assert usual_day.processes.keys() == started | {"server.cli"}
+    assert day_alone.processes.keys() == started | {"server.cli"}
     for module in started:
-        process = usual_day.processes[module]
+        process = day_alone.processes[module]
         assert (process["HF_HUB_OFFLINE"], process["HF_HUB_DISABLE_TELEMETRY"]) == ("1", "1"), module
 
 
-def test_the_page_of_the_api_needs_nothing_from_elsewhere(usual_day: Report) -> None:
-    assert re.findall(r"""(?:src|href)=["']\w*:?//""", usual_day.words["docs"]) == []
-    assert "swagger" in usual_day.words["docs"]
+def test_the_page_of_the_api_needs_nothing_from_elsewhere(day_alone: Report) -> None:
+    assert re.findall(r"""(?:src|href)=["']\w*:?//""", day_alone.words["docs"]) == []
+    assert "swagger" in day_alone.words["docs"]
 
 
 def test_an_online_server_is_caught_by_both_counters(online_day: Report) -> None:

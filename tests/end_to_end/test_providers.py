@@ -45,6 +45,7 @@ backends:
         token_prices: {{text_in_usd: 5, image_in_usd: 8, image_out_usd: 30}}
       gpt-image-1.5: {{prices: [{{usd: 0.03}}], successor: gpt-image-2}}
       gpt-image-2.5-flare: {{prices: [{{usd: 0.04}}]}}
+      gpt-image-1: {{prices: [{{usd: 0.04}}]}}
       other: {{form: compatible, prices: [{{usd: 0.01}}]}}
       dall-e-2: {{}}
 names:
@@ -52,6 +53,7 @@ names:
   far: {{route: [openai:gpt-image-2]}}
   gone: {{route: [openai:gpt-image-1.5]}}
   third: {{route: [openai:gpt-image-2.5-flare]}}
+  fourth: {{route: [openai:gpt-image-1]}}
   other: {{route: [openai:other]}}
   both: {{route: [openai:gpt-image-2, local:demo]}}
   old: {{route: [openai:dall-e-2]}}
@@ -97,9 +99,16 @@ def server(folder: Path, upstream: ScriptedUpstream) -> Iterator[ServerProcess]:
     running.stop()
 
 
-@pytest.fixture
-def own_server(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[ServerProcess]:
-    running = started(tmp_path, models_file(tmp_path, upstream.url))
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the other server's books lie."""
+    return tmp_path_factory.mktemp("other")
+
+
+@pytest.fixture(scope="module")
+def other_server(other_folder: Path, upstream: ScriptedUpstream) -> Iterator[ServerProcess]:
+    """For failures that close a breaker for long, each of which has a name of its own."""
+    running = started(other_folder, models_file(other_folder, upstream.url))
     yield running
     running.stop()
 
@@ -288,61 +297,67 @@ FAILURES: dict[str, tuple[Reply, int, str]] = {
 }
 
 
+def test_the_books_and_the_replies_name_the_same_money(
+    other_server: ServerProcess, upstream: ScriptedUpstream, other_folder: Path
+) -> None:
+    upstream.script(pictures(RED_FILE, RED_FILE, RED_FILE))
+    attempts, entries = sums_of(other_folder)
+    told = ask(other_server, "far", n=3).json()["usage"]["cost"]
+    upstream.script(Reply(body=b"{", close_at=1))
+    ask(other_server, "far")  # cut off: it may have cost what it was estimated at
+    assert told == pytest.approx(0.15)
+    assert sums_of(other_folder) == (attempts + 150_000 + 50_000, entries + 150_000 + 50_000)
+
+
+def sums_of(folder: Path) -> tuple[int, int]:
+    """Millionths of a dollar, of all attempts and of all entries."""
+    books = sqlite3.connect(folder / "books.sqlite")
+    (attempts,) = books.execute("SELECT coalesce(sum(cost_microusd), 0) FROM ledger_attempts").fetchone()
+    (entries,) = books.execute("SELECT coalesce(sum(cost_microusd), 0) FROM ledger_entries").fetchone()
+    books.close()
+    return attempts, entries
+
+
 # These close a target for long, so each has one of its own.
-LASTING = {"wrong key": "far", "forbidden": "gone", "no quota": "third"}
+LASTING = {"wrong key": "far", "forbidden": "fourth", "no quota": "third"}
 
 
 def test_no_failure_of_a_provider_tells_its_words_or_our_key(
-    own_server: ServerProcess, upstream: ScriptedUpstream, tmp_path: Path
+    other_server: ServerProcess, upstream: ScriptedUpstream, other_folder: Path
 ) -> None:
     told = ""
     for name, (reply, status, code) in FAILURES.items():
         upstream.script(reply)
-        answer = ask(own_server, LASTING.get(name, "other"))
+        answer = ask(other_server, LASTING.get(name, "other"))
         assert code_of(answer) == (status, code), name
         told += answer.text + str(answer.headers)
         if name == "throttled":
             assert answer.headers["retry-after"] == "7"
         upstream.script(pictures(RED_FILE))
-        assert ask(own_server, "other").status_code == 200, f"after {name}"
-    told += httpx.get(f"{own_server.url}/v1/models").text
+        assert ask(other_server, "other").status_code == 200, f"after {name}"
+    told += httpx.get(f"{other_server.url}/v1/models").text
     assert FOREIGN_WORDS not in told
     assert "org-canary" not in told
-    books = sqlite3.connect(tmp_path / "books.sqlite")
-    log = "".join(own_server.lines)
+    books = sqlite3.connect(other_folder / "books.sqlite")
+    log = "".join(other_server.lines)
     told += "\n".join("".join(books.iterdump())) + log
     books.close()
     assert CANARY not in told
     # docs/errors.md promises it.
-    assert '"request_id": "req_' in next(line for line in own_server.lines if '"cause": "refused"' in line)
+    assert '"request_id": "req_' in next(line for line in other_server.lines if '"cause": "refused"' in line)
 
 
 def test_a_model_that_is_gone_for_good_is_named_so_and_not_asked_again(
-    own_server: ServerProcess, upstream: ScriptedUpstream
+    other_server: ServerProcess, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(error(404, code="model_not_found", message="The model has been deprecated and removed."))
-    first = ask(own_server, "gone")
+    first = ask(other_server, "gone")
     assert code_of(first) == (404, "model_retired")
     assert "'gpt-image-2'" in first.json()["error"]["message"]
     before = len(upstream.asked)
-    assert code_of(ask(own_server, "gone")) == (404, "model_retired")
-    assert httpx.get(f"{own_server.url}/v1/models/gone").json()["route"][0]["state"] == "retired"
+    assert code_of(ask(other_server, "gone")) == (404, "model_retired")
+    assert httpx.get(f"{other_server.url}/v1/models/gone").json()["route"][0]["state"] == "retired"
     assert len(upstream.asked) == before
-
-
-def test_the_books_and_the_replies_name_the_same_money(
-    own_server: ServerProcess, upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
-    upstream.script(pictures(RED_FILE, RED_FILE, RED_FILE))
-    told = ask(own_server, "far", n=3).json()["usage"]["cost"]
-    upstream.script(Reply(body=b"{", close_at=1))
-    ask(own_server, "far")  # cut off: it may have cost what it was estimated at
-    books = sqlite3.connect(tmp_path / "books.sqlite")
-    (attempts,) = books.execute("SELECT sum(cost_microusd) FROM ledger_attempts").fetchone()
-    (entries,) = books.execute("SELECT sum(cost_microusd) FROM ledger_entries").fetchone()
-    books.close()
-    assert told == pytest.approx(0.15)
-    assert attempts == entries == 150_000 + 50_000
 
 
 @pytest.mark.whole  # a restart of the router alone is tested in tests/server/routing/test_router.py

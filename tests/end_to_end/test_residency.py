@@ -44,15 +44,15 @@ def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(models_file: Path) -> Iterator[ServerProcess]:
-    """One worker, with room for one of the models."""
+    """One worker, with room for one of the models. Every test leaves its device empty of `red`."""
     running = ServerProcess(("--models", str(models_file)), {"SAFELIGHT_WEIGHTS_MEMORY": "60MB"})
     yield running
     running.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair(models_file: Path) -> Iterator[ServerProcess]:
     """Two workers."""
     running = ServerProcess(("--models", str(models_file)), TWO)
@@ -128,6 +128,7 @@ def test_the_jobs_of_a_device_whose_worker_dies_are_drawn_by_the_other(pair: Ser
     pair.wait_until_ready()
     while not all(worker["state"] == "ready" for worker in health(pair)["workers"]):
         time.sleep(0.1)
+    restarts = health(pair)["restarts"]
     alone = pair.generate(prompt="a circle", seed=5, steps=40, response_format="b64_json").json()["data"][0]
     with ThreadPoolExecutor(4) as callers:
         asked = [
@@ -139,7 +140,7 @@ def test_the_jobs_of_a_device_whose_worker_dies_are_drawn_by_the_other(pair: Ser
         answers = [one.result() for one in asked]
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["data"][0]["b64_json"] for answer in answers} == {alone["b64_json"]}
-    assert health(pair)["restarts"] == 1
+    assert health(pair)["restarts"] == restarts + 1
 
 
 def health(server: ServerProcess) -> dict[str, Any]:

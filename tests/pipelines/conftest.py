@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,12 @@ class Checkpoint:
 
 
 KINDS = ("sdxl", "sd21-velocity", "sd21-noise", "flux-schnell", "flux-dev")
+
+
+def some_of(kinds: Sequence[str], *quick: str) -> list[Any]:
+    """All kinds, as parameters: those of the quick run, and the rest for the whole one. For long cases, where every
+    kind takes the same way through our code and others test what is its own."""
+    return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.whole) for kind in kinds]
 
 
 def write_checkpoints(root: Path) -> dict[str, Checkpoint]:

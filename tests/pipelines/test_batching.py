@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from pipelines.engine.candidate import Phase
 from pipelines.engine.job import Job
 from pipelines.messages import EngineOptions, Submit
-from tests.pipelines.conftest import KINDS, Checkpoint
+from tests.pipelines.conftest import KINDS, Checkpoint, some_of
 from tests.pipelines.engine_runs import Engine, submit
 from tests.pipelines.stock import some_mask, some_picture
 from tests.pipelines.test_parity import random_params
@@ -44,7 +44,7 @@ def unlike_jobs() -> list[Submit]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_of(KINDS, "sdxl", "flux-dev"))
 def test_a_batch_holds_unlike_jobs_at_one_step_and_each_is_drawn_as_alone(
     checkpoints: Mapping[str, Checkpoint], kind: str
 ) -> None:
@@ -77,7 +77,7 @@ def _fit(job: Submit, kind: str, family: str) -> Submit:
     return submit(job.job_id, model=kind, **changes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_of(KINDS, "sd21-noise", "flux-schnell"))
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.whole) for seed in range(2, 20))])
 def test_in_exact_mode_the_same_request_gives_the_same_bytes_alone_and_in_any_mix(
     checkpoints: Mapping[str, Checkpoint], kind: str, seed: int

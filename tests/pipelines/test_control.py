@@ -14,7 +14,7 @@ import torch
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.messages import Control, ControlKind, DrawParams, FamilyName, Lora
 from tests.pipelines.adapter_files import models_of, some_layers, write_diffusers
-from tests.pipelines.conftest import Checkpoint
+from tests.pipelines.conftest import Checkpoint, some_of
 from tests.pipelines.stock import (
     MIXED_LATENT_TOLERANCE,
     Result,
@@ -87,7 +87,7 @@ def test_a_hint_acts_as_in_diffusers_in_every_task(
     assert_same(ours(one.load(), asked), one.stock(asked))
 
 
-@pytest.mark.parametrize("kind", UNETS)
+@pytest.mark.parametrize("kind", some_of(UNETS, "sdxl"))
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("scale", [0.4, pytest.param(2.0, marks=pytest.mark.whole)])
 def test_a_scale_and_a_span_of_steps_act_as_in_diffusers(
@@ -128,7 +128,7 @@ def random_controlled(rng: random.Random, family: FamilyName) -> DrawParams:
 
 
 @pytest.mark.parametrize("kind", [*UNETS, "flux-canny"])
-@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.whole) for seed in range(3, 8))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.whole) for seed in range(2, 8))])
 def test_jobs_with_and_without_hints_in_a_random_mix_draw_what_diffusers_draws_for_each(
     controlled: Mapping[str, Controlled], kind: str, seed: int
 ) -> None:
@@ -147,7 +147,7 @@ def test_jobs_with_and_without_hints_share_the_forward_of_the_unet(
     assert len({family.batch_key(state) for state in family.prepare(batch)}) == 1
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "sd21-noise"])
+@pytest.mark.parametrize("kind", some_of(("sdxl", "sd21-noise"), "sd21-noise"))
 def test_adapters_act_beside_a_hint_as_in_diffusers(
     controlled: Mapping[str, Controlled], kind: str, tmp_path: Path
 ) -> None:

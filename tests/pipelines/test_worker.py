@@ -75,8 +75,7 @@ class Worker:
         self._ours.close()
 
 
-@pytest.fixture
-def worker() -> Iterator[Worker]:
+def started_worker() -> Iterator[Worker]:
     started = Worker()
     specs = (ModelSpec("demo", "sdxl", str(DEMO_FOLDER)), ModelSpec("absent", "sdxl", "/nowhere"))
     started.send(Start(specs, "cpu", 1, heartbeat_seconds=0.1))
@@ -84,6 +83,17 @@ def worker() -> Iterator[Worker]:
     started.close()
     started.process.kill()
     started.process.wait()
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    """For all tests that leave it at rest. Its first word is that it is ready."""
+    yield from started_worker()
+
+
+@pytest.fixture
+def own_worker() -> Iterator[Worker]:
+    yield from started_worker()
 
 
 def job(job_id: str, *, model: str = "demo", steps: int = 2, size_px: int = 256) -> Submit:
@@ -124,18 +134,21 @@ def test_it_sends_heartbeats_while_it_draws(worker: Worker) -> None:
     worker.receive_until(Progress)
     kinds = {type(worker.receive(heartbeats=True)) for _ in range(30)}
     assert Heartbeat in kinds
+    worker.receive_until(Image)
 
 
-@pytest.mark.parametrize("farewell", ["shutdown", "closed socket", "garbage"])
-def test_it_ends_at_once_even_in_the_middle_of_a_picture(worker: Worker, farewell: str) -> None:
-    worker.send(job("a", steps=100, size_px=1024))
-    worker.receive_until(Progress)
+@pytest.mark.parametrize(
+    "farewell", ["closed socket", *(pytest.param(one, marks=pytest.mark.whole) for one in ("shutdown", "garbage"))]
+)
+def test_it_ends_at_once_even_in_the_middle_of_a_picture(own_worker: Worker, farewell: str) -> None:
+    own_worker.send(job("a", steps=100, size_px=1024))
+    own_worker.receive_until(Progress)
     if farewell == "shutdown":
-        worker.send(Shutdown())
+        own_worker.send(Shutdown())
     elif farewell == "garbage":
-        worker.send_raw(b"\xff" * 64)
+        own_worker.send_raw(b"\xff" * 64)
     else:
-        worker.close()
+        own_worker.close()
     began = time.monotonic()
-    worker.process.wait(5)
+    own_worker.process.wait(5)
     assert time.monotonic() - began < 5
