@@ -93,17 +93,21 @@ class Postgresql:
             environment["LD_LIBRARY_PATH"] = ":".join(map(str, folders))
         return environment
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str, **environment: str) -> None:
         finished = subprocess.run(
             [*self._command(program), *arguments],
             cwd=self.folder,
-            env=self._env(),
+            env=self._env() | environment,
             capture_output=True,
             text=True,
             check=False,
             timeout=START_SECONDS,
         )
         assert finished.returncode == 0, finished.stderr
+
+    def run_client(self, program: str, *arguments: str) -> None:
+        """One of PostgreSQL's own tools, on this server, in its folder."""
+        self._run(program, *arguments, PGHOST=str(self.folder), PGUSER="postgres")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pipelines.demo.scenes import COLOURS, OUTLINES, POSITIONS, RELATIONS, SIZES
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.routes import add_routes
-from server.core import error_table
+from server.core import error_table, settings_page
 from server.core.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +37,16 @@ def test_every_error_code_is_in_the_readme_and_the_other_way_round() -> None:
 
 def test_the_page_of_errors_is_the_table_in_the_code() -> None:
     assert (ROOT / "docs" / "errors.md").read_text() == error_table.page()
+
+
+def test_the_page_of_settings_is_printed_from_the_settings() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page.page()
+
+
+def test_every_page_is_named_by_the_readme_or_by_the_page_of_operations() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    named = README + (ROOT / "docs" / "operations.md").read_text()
+    assert {page for page in pages if f"docs/{page}" not in named} == set()
 
 
 @pytest.mark.parametrize(
