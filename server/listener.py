@@ -82,7 +82,9 @@ async def serve(
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
         folder = settings.files_folder or Path(own_folder)
         ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
-        services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
+        answers = settings.idempotency_folder or Path(own_folder) / "answers"
+        base_url = settings.public_base_url or address
+        services = build_services(settings, catalogue, base_url, folder, ledger_url, answers)
         server = _Server(_config(services), services)
         # Before anything is accepted, and until the last of it is settled.
         await services.ledger.open()
