@@ -156,7 +156,6 @@ def build_app(services: Services) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(services.files.open)
-        await services.desk.open()
         async with _running(services):
             yield
 

@@ -113,7 +113,7 @@ class Desk:
         return work
 
     async def open(self) -> None:
-        """Find again what was kept. Raises OSError."""
+        """Find again what was kept. Raises ShelfProblem."""
         if self.shelf is not None:
             await asyncio.to_thread(self.shelf.open)
 

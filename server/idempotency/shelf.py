@@ -30,6 +30,10 @@ MOST_OF_A_CALLER = 10_000
 SUFFIX, UNFINISHED, LOCK = ".answer", ".part", ".lock"
 
 
+class ShelfProblem(Exception):
+    """The folder cannot be used; says why."""
+
+
 @dataclass(slots=True, eq=False)
 class Kept:
     """One answer's place. urls: where its pictures were last to be had, if no longer where it says. renewing: held by
@@ -62,23 +66,30 @@ class Shelf:
         return self._total_bytes
 
     def open(self) -> None:
-        """Find again what an earlier server kept. Raises OSError, also where another server uses the folder."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._owned = os.open(self._folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        """Find again what an earlier server kept. Raises ShelfProblem, also where another server uses the folder."""
         try:
-            fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._own()
+            found = sorted(self._found(), key=lambda kept: kept.expires_unix_seconds)
         except BlockingIOError:
             self.close()
-            raise OSError(f"another server keeps its answers in {self._folder}") from None
-        for path in self._folder.glob(f"*{UNFINISHED}"):
-            path.unlink(missing_ok=True)
-        found = sorted(self._found(), key=lambda kept: kept.expires_unix_seconds)
+            raise ShelfProblem(f"another server keeps its answers in {self._folder}.") from None
+        except OSError as error:
+            self.close()
+            raise ShelfProblem(f"{self._folder} cannot be used: {error.strerror}.") from error
         with self._lock:
             for kept in found:
                 self._hold(kept.claim.caller, kept.held_bytes)
             gone = [older for kept in found if (older := self._put(kept)) is not None]
             gone += self._made_room()
         _delete(gone)
+
+    def _own(self) -> None:
+        """Until it is closed, or the process ends. Two would delete each other's files."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._owned = os.open(self._folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in self._folder.glob(f"*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another server have the folder. The files stay."""
