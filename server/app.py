@@ -44,7 +44,10 @@ from server.routing.choice import Weights
 from server.routing.router import Router
 
 log = logging.getLogger("safelight.app")
-SUMMARY = "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix."
+SUMMARY = (
+    "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix. "
+    "Requests for pictures may carry an Idempotency-Key of 1 to 255 visible ASCII characters: then they are drawn once."
+)
 SWEEP_SECONDS = 30.0
 # Headers that pages of other origins may read.
 EXPOSED_HEADERS = (

@@ -14,9 +14,10 @@ from typing import Any, cast
 import pytest
 from fastapi import FastAPI
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
 from pipelines.messages import Event, Image, Preview, Submit
-from server.api import repeats
+from server.api import images, repeats
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
 from server.api.routes import add_routes
@@ -53,11 +54,11 @@ Play = Callable[["House"], Awaitable[None]]
 
 @dataclass
 class Drawer:
-    """Draws a picture that no other is like, once it may. script: what it raises first."""
+    """Draws a picture that no other is like, once it may. script: what it raises first, or None where it draws."""
 
     drawn: int = 0
     cancelled: int = 0
-    script: list[Exception] = field(default_factory=list)
+    script: list[Exception | None] = field(default_factory=list)
     may_draw: asyncio.Event = field(default_factory=asyncio.Event)
     has_begun: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,8 +72,9 @@ class Drawer:
         return 0
 
     async def draw(self, submit: Submit, listen: Callable[[Event], None] | None = None) -> Image:
-        if self.script:
-            raise self.script.pop(0)
+        failure = self.script.pop(0) if self.script else None
+        if failure is not None:
+            raise failure
         self.drawn += 1
         file = b"picture %d" % self.drawn
         if listen is not None:
@@ -556,6 +558,50 @@ def test_a_stream_that_ended_with_an_error_is_not_kept(tmp_path: Path) -> None:
         assert b"event: error\n" in failed.body
         again = await house.ask(b"k", stream=True)
         assert (events_in(again)[-1], again.is_replayed) == ("completed", False)
+
+    played(tmp_path, play)
+
+
+def test_a_stream_that_failed_after_its_first_picture_is_not_kept(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        house.drawer.script = [None, errors.generation_failed("It failed.")]
+        failed = await house.ask(b"k", stream=True, n=2)
+        assert events_in(failed)[-2:] == ["completed", "event: error"]
+        again = await house.ask(b"k", stream=True, n=2)
+        assert (events_in(again).count("completed"), again.is_replayed) == (2, False)
+
+    played(tmp_path, play)
+
+
+def test_a_failure_that_is_answered_and_not_raised_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object) -> Response:
+        return Response(b"{}", 503)
+
+    async def play(house: House) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "_answer", refuse)
+            assert (await house.ask(b"k")).status == 503
+        assert (await house.ask(b"k")).status == 200
+
+    played(tmp_path, play)
+
+
+@pytest.mark.usefixtures("short_linger")
+def test_what_is_drawn_is_kept_although_its_client_left_while_the_disk_was_slow(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        shelf = house.services.desk.shelf
+        assert shelf is not None
+        with shelf._lock:  # whoever saves waits for it
+            first = house.send(b"k")
+            await house.drawer.has_begun.wait()
+            await asyncio.sleep(0.05)
+            first.leave()
+            await first.ended()
+            await asyncio.sleep(0.15)
+            second = house.send(b"k")
+            await asyncio.sleep(0.05)
+        assert (await second.ended()).is_replayed
+        assert house.drawer.drawn == 1
 
     played(tmp_path, play)
 
