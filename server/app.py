@@ -22,6 +22,7 @@ from server import __version__
 from server.api.description import describe
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
+from server.api.repeats import REPEAT_HEADERS
 from server.api.routes import add_routes
 from server.api.services import Services
 from server.backends.local import LocalBackend
@@ -30,6 +31,8 @@ from server.core.providers import LOCAL
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.worker_process import WorkerSettings
+from server.idempotency.desk import Desk
+from server.idempotency.shelf import Shelf
 from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
@@ -41,7 +44,10 @@ from server.routing.choice import Weights
 from server.routing.router import Router
 
 log = logging.getLogger("safelight.app")
-SUMMARY = "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix."
+SUMMARY = (
+    "OpenAI's image API, on your own hardware. Every route is also served under /api and without a prefix. "
+    "Requests for pictures may carry an Idempotency-Key of 1 to 255 visible ASCII characters: then they are drawn once."
+)
 SWEEP_SECONDS = 30.0
 # Headers that pages of other origins may read.
 EXPOSED_HEADERS = (
@@ -54,14 +60,15 @@ EXPOSED_HEADERS = (
     "x-safelight-attempts",
     "x-safelight-route",
     "x-safelight-drawn-size",
+    *REPEAT_HEADERS,
 )
 
 
 def build_services(
-    settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path, ledger_url: str
+    settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path, ledger_url: str, answers_folder: Path
 ) -> Services:
     """The parts of one server, built but not started. base_url: what result URLs start with. ledger_url: where the
-    books are kept."""
+    books are kept. answers_folder: where answers wait for the same request to come again."""
     workers, decoder = worker_settings(settings, catalogue), Decoder()
     dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
     local = LocalBackend(
@@ -85,6 +92,7 @@ def build_services(
         remotes=tuple(remotes.backends.values()),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
+        desk=Desk(Shelf(answers_folder, settings.idempotency_quota_bytes)),
     )
 
 
@@ -189,11 +197,12 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
     await services.decoder.start()
-    sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
+    sweeper = asyncio.create_task(_sweep(services.files, services.desk), name="file-sweeper")
     try:
         yield
     finally:
         sweeper.cancel()
+        await services.desk.close()
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
@@ -201,10 +210,11 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await asyncio.to_thread(services.files.close)
 
 
-async def _sweep(store: ResultStore) -> None:
+async def _sweep(store: ResultStore, desk: Desk) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
             await asyncio.to_thread(store.sweep)
+            await desk.sweep()
         except OSError:
             log.exception("expired files could not be deleted; trying again")

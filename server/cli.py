@@ -19,6 +19,7 @@ from server.api.services import Services
 from server.connection import ServerProblem
 from server.core import log
 from server.fitting import fitting
+from server.idempotency.shelf import ShelfProblem
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.ledger.problem import LedgerProblem
 from server.listener import bind, serve
@@ -87,6 +88,8 @@ def serve_command(
             asyncio.run(serve(settings, catalogue, listener, print_welcome))
         except LedgerProblem as problem:
             fail(f"SAFELIGHT_LEDGER: {problem}")
+        except ShelfProblem as problem:
+            fail(f"SAFELIGHT_IDEMPOTENCY_FOLDER: {problem}")
 
 
 def print_welcome(address: str, services: Services) -> None:

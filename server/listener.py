@@ -77,13 +77,16 @@ async def serve(
     settings: Settings, catalogue: Catalogue, listener: socket.socket, on_ready: Callable[[str, Services], None]
 ) -> None:
     """Serve until SIGTERM or SIGINT. `on_ready` is called once, when a worker takes jobs for the first time. Raises
-    LedgerProblem when the books cannot be opened."""
+    LedgerProblem when the books cannot be opened, ShelfProblem when there is no place for answers."""
     address = address_of(listener)
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
         folder = settings.files_folder or Path(own_folder)
         ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
-        services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
+        answers = settings.idempotency_folder or Path(own_folder) / "answers"
+        base_url = settings.public_base_url or address
+        services = build_services(settings, catalogue, base_url, folder, ledger_url, answers)
         server = _Server(_config(services), services)
+        await services.desk.open()
         # Before anything is accepted, and until the last of it is settled.
         await services.ledger.open()
         announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))

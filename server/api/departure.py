@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 T = TypeVar("T")
+# Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
+CLIENT_CLOSED_REQUEST = 499
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -97,6 +97,9 @@ DRAWN_HEADERS: Mapping[str, Any] = {
     "x-safelight-backend": _text_header("Who drew: local, or the name of a provider's backend."),
     "x-safelight-drawn-size": _text_header("The size that a provider drew, where it was brought to another."),
     "x-safelight-ignored": _text_header("The parameters that were sent and had no effect."),
+    "idempotent-replayed": _text_header("true where another request with the same Idempotency-Key had this drawn."),
+    "x-safelight-original-request": _text_header("The x-request-id of the request that had it drawn."),
+    "x-safelight-idempotency": _text_header("not_kept where the answer cannot be had again by its Idempotency-Key."),
 }
 # A name in a route's path.
 PLACE = re.compile(r"\{(\w+)\}", re.ASCII)

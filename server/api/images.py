@@ -15,7 +15,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.api.departure import unless_gone
+from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
 from server.api.multipart import receive_form
@@ -23,6 +23,7 @@ from server.api.parse import parse
 from server.api.parsed import Parsed
 from server.api.pictures import Pictures
 from server.api.receive import media_type_of, receive_json_object
+from server.api.repeats import once
 from server.api.replies import Times, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
@@ -32,24 +33,22 @@ from server.core.request import ImageRequest, Operation
 from server.core.request_id import REQUEST_ID
 from server.routing.journey import Candidate, Journey
 
-# Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
-CLIENT_CLOSED_REQUEST = 499
 PROGRESS_HEADER = "x-safelight-progress"
 
 
 async def generate(request: Request) -> Response:
     """Draw pictures from a prompt, or from a prompt and a picture."""
-    return await _answer(request, "generation", await _json(request))
+    return await once(request, "generation", await _json(request), _answer)
 
 
 async def edit(request: Request) -> Response:
     """Change a picture, all of it or where the mask allows."""
-    return await _answer(request, "edit", await _form_or_json(request))
+    return await once(request, "edit", await _form_or_json(request), _answer)
 
 
 async def vary(request: Request) -> Response:
     """Draw pictures like another one."""
-    return await _answer(request, "variation", await _form_or_json(request))
+    return await once(request, "variation", await _form_or_json(request), _answer)
 
 
 async def _json(request: Request) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.messages import OutputFormat
 from server.api.services import Services
 from server.core import errors
 from server.core.request import ImageRequest, Picture, RemoteRequest
@@ -64,7 +65,7 @@ async def item_of(picture: Picture, request: ImageRequest, services: Services) -
     if request.response_format == "b64_json":
         item["b64_json"] = in_base64(picture.file)
     else:
-        item["url"] = await _kept_url(picture, request, services)
+        item["url"] = await kept_url(picture.file, request.output_format, services)
     return item | revision(picture, request)
 
 
@@ -78,9 +79,10 @@ def in_base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-async def _kept_url(picture: Picture, request: ImageRequest, services: Services) -> str:
+async def kept_url(file: bytes, output_format: OutputFormat, services: Services) -> str:
+    """Where the file can be had for its hour. Raises SafelightError: 500 or 503."""
     try:
-        name = await asyncio.to_thread(services.files.save, picture.file, request.output_format)
+        name = await asyncio.to_thread(services.files.save, file, output_format)
     except FullStore:
         raise errors.storage_full() from None
     except OSError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -12,6 +12,7 @@ from server.backends.remote import RemoteBackend
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
+from server.idempotency.desk import Desk
 from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
@@ -38,6 +39,8 @@ class Services:
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int
+    # What answers are joined and found again at; none is kept where it was not told a place.
+    desk: Desk = field(default_factory=Desk)
 
 
 def services_of(request: Request) -> Services:

@@ -145,6 +145,10 @@ class EventStream(Response):
         )
         del self.headers["content-length"]
 
+    @property
+    def events(self) -> AsyncGenerator[bytes, None]:
+        return self._events
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         await unless_disconnected(receive, self._send_all(send))
 
@@ -154,6 +158,15 @@ class EventStream(Response):
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def lasts(event: bytes) -> bool:
+    """Whether it is a picture as it stays: what a stream comes to, in which all else is on the way."""
+    return event.partition(b"\n")[0].endswith(b".completed")
+
+
+def is_failure(event: bytes) -> bool:
+    return event.startswith(b"event: error\n")
 
 
 def encoded(told: Told) -> bytes:

@@ -58,6 +58,13 @@ INVALID_JSON = _refused(
 INVALID_FORM = _refused(
     400, "invalid_form", "The request body is not a valid form: {reason}.", "the body is no whole multipart form"
 )
+IDEMPOTENCY_KEY_REUSED = _refused(
+    400,
+    "idempotency_key_reused",
+    "This Idempotency-Key was used within the last day for another request: send a new key with every new request.",
+    "the key of an earlier request came with another body",
+    should_retry=False,
+)
 INVALID_HTTP = _refused(
     400, "invalid_http", "The request is not valid HTTP/1.1.", "what came over the connection is no HTTP"
 )

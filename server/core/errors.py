@@ -85,6 +85,10 @@ def invalid_form(reason: str) -> SafelightError:
     return SafelightError(error_table.INVALID_FORM, reason=reason)
 
 
+def idempotency_key_reused() -> SafelightError:
+    return SafelightError(error_table.IDEMPOTENCY_KEY_REUSED, "Idempotency-Key")
+
+
 def invalid_http() -> SafelightError:
     return SafelightError(error_table.INVALID_HTTP)
 

@@ -90,6 +90,14 @@ class Settings(BaseSettings):
     files_quota_bytes: int = Field(
         default=2 * 1024**3, ge=1024**2, description="What all result files together may take."
     )
+    idempotency_folder: Path | None = Field(
+        default=None,
+        description="Where answers to requests with an Idempotency-Key are kept for a day, over restarts; a temporary "
+        "folder of the server's own if unset.",
+    )
+    idempotency_quota_bytes: int = Field(
+        default=1024**3, ge=0, description="What these answers together may take; 0 keeps none."
+    )
     file_lifetime_seconds: int = Field(default=3600, ge=1, description="How long a result URL works.")
     device: str = Field(
         default="auto",

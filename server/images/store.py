@@ -57,6 +57,10 @@ class ResultStore(Protocol):
         """Raises UnknownFile or ExpiredFile."""
         ...
 
+    def seconds_left(self, name: str) -> float:
+        """How long it can still be read; 0 where it cannot. Quick; may be called on the event loop."""
+        ...
+
     def sweep(self) -> None:
         """Delete what has expired. Raises OSError when a file stays."""
         ...
@@ -137,6 +141,10 @@ class FileStore:
             return (self._folder / name).read_bytes()
         except FileNotFoundError:
             raise UnknownFile from None
+
+    def seconds_left(self, name: str) -> float:
+        kept = self._kept.get(name)
+        return 0.0 if kept is None else max(0.0, kept.expires - self._clock())
 
     def sweep(self) -> None:
         """Delete what has expired; forget names that expired long ago. Raises OSError when a file stays."""

@@ -56,7 +56,7 @@ def test_the_server_takes_the_settings_and_drains_before_it_is_killed(
     assert grace_seconds >= settings.drain_seconds + REPLY_SECONDS + STOP_SECONDS + 5
     (tmpfs,) = asked["tmpfs"]
     size_bytes = int(re.search(r"size=(\d+)g", tmpfs)[1]) * 1024**3  # type: ignore[index]
-    assert size_bytes >= settings.files_quota_bytes + 512 * 1024**2
+    assert size_bytes >= settings.files_quota_bytes + settings.idempotency_quota_bytes + 512 * 1024**2
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -17,6 +17,7 @@ EVERY_ERROR = {
     "missing_parameter": errors.missing_parameter("prompt"),
     "unknown_parameter": errors.unknown_parameter(HOSTILE, ["prompt", "seed"]),
     "invalid_http": errors.invalid_http(),
+    "idempotency_key_reused": errors.idempotency_key_reused(),
     "invalid_json": errors.invalid_json("it is empty"),
     "unsupported_media_type": errors.unsupported_media_type("No."),
     "body_too_large": errors.body_too_large(1024),
