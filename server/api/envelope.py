@@ -36,8 +36,13 @@ def install_handlers(app: FastAPI) -> None:
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         return _from_framework(request, error)
 
+    async def on_crash(_: Request, __: Exception) -> JSONResponse:
+        return to_response(errors.internal_error())
+
     app.add_exception_handler(errors.SafelightError, on_safelight_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+    # Else the framework answers a crash in plain text, before the edge hears of it.
+    app.add_exception_handler(Exception, on_crash)
 
 
 def _from_framework(request: Request, error: Exception) -> JSONResponse:
@@ -69,9 +74,10 @@ class Edge:
             await self._app(scope, receive, exchange.send)
         except Exception:
             log.exception("request crashed", extra={"request_id": exchange.request_id})
-            if exchange.status is not None:
-                raise
-            await to_response(errors.internal_error())(scope, receive, exchange.send)
+            if exchange.status is None:
+                await to_response(errors.internal_error())(scope, receive, exchange.send)
+            elif not exchange.is_complete:
+                raise  # so that the connection is closed, and the client sees that the end is missing
         exchange.write_log(scope)
 
 
@@ -83,6 +89,7 @@ class _Exchange:
         self._started = time.perf_counter()
         self.request_id = new_request_id()
         self.status: int | None = None
+        self.is_complete = False
 
     @property
     def _elapsed_ms(self) -> int:
@@ -95,6 +102,7 @@ class _Exchange:
             headers["x-request-id"] = self.request_id
             headers["openai-processing-ms"] = str(self._elapsed_ms)
         await self._send(message)
+        self.is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     def write_log(self, scope: Scope) -> None:
         fields = {
