@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.messages import Facts
-from server import __version__, client, models_commands
+from server import __version__, client, keys_commands, models_commands
+from server.access.door import door_of
+from server.access.findings import problems_of
+from server.access.records import KeysProblem
 from server.api.services import Services
 from server.connection import ServerProblem
 from server.core import log
@@ -36,6 +40,7 @@ from server.terminal import (
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
 app.add_typer(models_commands.app, name="models")
+app.add_typer(keys_commands.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)
@@ -48,7 +53,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command("serve")
 def serve_command(
-    host: Annotated[str | None, typer.Option(help="The address to listen on (loopback only).")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on; without keys loopback only.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.")] = None,
     models: MODELS_FLAG = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -72,11 +77,10 @@ def serve_command(
         log_level=log_level,
         offline=offline,
     )
-    if not settings.is_loopback:
-        fail(
-            f"refusing to listen on {settings.host}: there are no keys yet, so anybody who reaches this address could "
-            "draw. Use 127.0.0.1, and a tunnel or an authenticating proxy for other machines."
-        )
+    try:
+        door_of(settings)  # before anything listens
+    except KeysProblem as problem:
+        fail(str(problem))
     log.configure(settings.log_level)
     try:
         listener = bind(settings.host, settings.port)
@@ -87,6 +91,8 @@ def serve_command(
             asyncio.run(serve(settings, catalogue, listener, print_welcome))
         except LedgerProblem as problem:
             fail(f"SAFELIGHT_LEDGER: {problem}")
+        except KeysProblem as problem:
+            fail(str(problem))
 
 
 def print_welcome(address: str, services: Services) -> None:
@@ -97,10 +103,11 @@ def print_welcome(address: str, services: Services) -> None:
     for report in reports:
         if report.problem:
             typer.secho(f"  {report.id} is unavailable: {report.problem}", fg="yellow")
+    key = '-H "Authorization: Bearer $SAFELIGHT_KEY" ' if services.door.asks_for_keys else ""
     body = '{"prompt": "a large red circle on a blue background", "response_format": "b64_json"}'
     typer.echo(
         "\nA first picture, into picture.png:\n\n"
-        f"  curl -s {address}/v1/images/generations -H 'Content-Type: application/json' -d '{body}' \\\n"
+        f"  curl -s {address}/v1/images/generations {key}-H 'Content-Type: application/json' -d '{body}' \\\n"
         """    | python3 -c 'import base64, json, sys; """
         """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))' > picture.png\n"""
     )
@@ -186,8 +193,8 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model or
-    an adapter or a ControlNet cannot be used."""
+    """Check the settings, the keys, models.yaml, every model's files, and which fit on which device; exit 1 when a
+    model, an adapter, a ControlNet or a key cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
@@ -198,13 +205,16 @@ def check(models: MODELS_FLAG = None) -> None:
             typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
     for line in findings_of_providers(settings, catalogue):
         typer.echo(visible(line))
+    key_problems = [] if settings.keys is None else problems_of(settings.keys, catalogue, time.time())
+    for line in key_problems:
+        typer.echo(f"keys: {line}")
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
-    raise typer.Exit(1 if broken else 0)
+    raise typer.Exit(1 if broken or key_problems else 0)
 
 
 @app.command("inspect")
