@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +19,6 @@ from server.core.catalogue import Catalogue
 from server.core.catalogue_file import load_catalogue
 from server.core.errors import SafelightError
 from server.core.settings import load_settings
-from server.dispatch.dispatcher import Dispatcher
 from server.images.decoder import Decoder
 from server.remotes import remote_backends
 from tests.server.access.parts import issue
@@ -30,7 +29,7 @@ MODELS = """\
 default_model: tiny
 models:
   tiny: {family: sdxl, source: nowhere, limits: {min_side_px: 64, max_side_px: 2048, side_multiple_px: 16}}
-  other: {family: sd21, source: nowhere}
+  other: {family: sd21, source: nowhere, limits: {min_side_px: 64, max_side_px: 2048, side_multiple_px: 16}}
 backends:
   openai: {kind: openai, base_url: "http://127.0.0.1:1/v1", models: {gpt-image-2: {}}}
 names:
@@ -40,7 +39,7 @@ names:
 
 
 class Site:
-    """A server with keys that draws with a dispatcher which only remembers."""
+    """A server with keys; what it would have drawn is remembered."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "models.yaml").write_text(MODELS)
@@ -52,7 +51,6 @@ class Site:
         local = local_backend(self.drawn, {"tiny": "sdxl", "other": "sd21"})
         self.services = replace(
             services,
-            dispatcher=cast(Dispatcher, self.drawn),
             local=local,
             router=local_router(local, services.ledger),
         )
@@ -187,7 +185,7 @@ def test_the_description_says_which_routes_want_a_key_and_how_it_is_sent(site: S
 def test_a_server_without_keys_describes_none(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(MODELS)
     catalogue = load_catalogue(tmp_path / "models.yaml")
-    services = build_services(load_settings({}), catalogue, "http://test", tmp_path, "sqlite://")
+    services = build_services(load_settings({}), catalogue, "http://test", tmp_path, f"sqlite:///{tmp_path / 'books'}")
     assert "security" not in httpx_get(build_app(services), "/openapi.json").text.casefold()
 
 
