@@ -42,9 +42,10 @@ GOLDEN: dict[tuple[str, str], frozenset[str]] = {
     **{
         (method, path): NOBODY
         for method in ("GET", "HEAD")
-        for path in ("/files/{name}", "/openapi.json", "/docs/oauth2-redirect", "/static-offline-docs")
+        for path in ("/files/{name}", "/openapi.json", "/static-offline-docs")
     },
     ("GET", "/docs"): NOBODY,
+    ("GET", "/docs/oauth2-redirect"): NOBODY,
     ("GET", "/health/live"): NOBODY,
     ("GET", "/health/ready"): NOBODY,
 }

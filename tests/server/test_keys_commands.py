@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,11 @@ def test_check_finds_what_a_server_would_stumble_over(path: Path) -> None:
     assert "no usable key" in run("check", *models).stderr
     path.write_text("{")
     assert "cannot be used" in run("check", *models).stderr
+
+
+def test_what_the_readme_says_to_type_makes_keys(path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    lines = [line.partition(" #")[0] for line in readme.splitlines() if line.startswith(".venv/bin/safelight keys")]
+    for line in lines:
+        assert run(*shlex.split(line)[2:]).exit_code == 0
+    assert [key.name for key in read_keys(path).file.keys] == ["alice", "boss"]
