@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from server.access.key_text import is_key
 from server.access.keys_file import read_keys
@@ -40,7 +39,8 @@ def test_a_new_key_stands_alone_on_standard_output_and_works(path: Path) -> None
     assert key not in made.stderr
     caller = LiveKeys(path).find(key.encode())
     assert caller is not None
-    assert (caller.scopes, caller.models) == ({"generate", "usage"}, {"tiny"})
+    assert caller.scopes == {"generate", "usage"}
+    assert caller.models == frozenset({"tiny"})
 
 
 def test_all_flags_arrive_in_the_file(path: Path) -> None:

@@ -26,8 +26,9 @@ def test_a_new_key_is_its_callers_and_says_what_it_may() -> None:
     file, issued = created(EMPTY, hash_of, Wish("alice", ("usage",), ("sdxl",), limits, True), NOW)
     caller = ring(file).find(issued.text.encode(), NOW)
     assert caller is not None
-    assert (caller.key_id, caller.name, caller.scopes) == (issued.record.id, "alice", {"usage"})
-    assert (caller.models, caller.local_only) == ({"sdxl"}, True)
+    assert (caller.key_id, caller.name, caller.local_only) == (issued.record.id, "alice", True)
+    assert caller.scopes == {"usage"}
+    assert caller.models == frozenset({"sdxl"})
     assert caller.limits == Limits(requests_per_minute=5, usd_per_day=0.0)
 
 

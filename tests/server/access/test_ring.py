@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import msgspec
 import pytest
 
 from server.access.changes import Wish, created, revoked
@@ -50,6 +51,13 @@ def test_a_key_that_differs_in_one_letter_is_another_one(position: int) -> None:
     letters = list(good.text)
     letters[position] = "A" if letters[position] != "A" else "B"
     assert KeyRing(file, real_hash).find("".join(letters).encode(), NOW) is None
+
+
+def test_a_key_that_a_hand_marked_as_revoked_works_no_more_though_its_hash_is_there() -> None:
+    file, good = created(KeysFile(1, "0" * 64), real_hash, Wish("alice", ("generate",)), NOW)
+    marked = msgspec.structs.replace(good.record, revoked_unix_seconds=NOW)
+    assert KeyRing(file, real_hash).find(good.text.encode(), NOW) is not None
+    assert KeyRing(KeysFile(1, "0" * 64, (marked,)), real_hash).find(good.text.encode(), NOW) is None
 
 
 def test_what_the_file_holds_is_no_key() -> None:
