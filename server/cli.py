@@ -82,6 +82,9 @@ def serve_command(
     except KeysProblem as problem:
         fail(str(problem))
     log.configure(settings.log_level)
+    if not settings.is_loopback and settings.public_base_url is None:
+        note = "SAFELIGHT_PUBLIC_BASE_URL is not set: result URLs will lead other machines nowhere, or to themselves"
+        typer.secho(f"note: {note}", fg="yellow", err=True)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
