@@ -19,8 +19,10 @@ from starlette.types import ASGIApp
 
 from pipelines.messages import EngineOptions
 from server import __version__
+from server.access.door import door_of
 from server.api.description import describe
 from server.api.envelope import Edge, install_handlers
+from server.api.gate import needs_of
 from server.api.parse import Reach
 from server.api.repeats import REPEAT_HEADERS
 from server.api.routes import add_routes
@@ -64,11 +66,10 @@ EXPOSED_HEADERS = (
 )
 
 
-def build_services(
-    settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path, ledger_url: str, answers_folder: Path
-) -> Services:
-    """The parts of one server, built but not started. base_url: what result URLs start with. ledger_url: where the
-    books are kept. answers_folder: where answers wait for the same request to come again."""
+def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_folder: Path) -> Services:
+    """The parts of one server, built but not started. base_url: what result URLs start with. own_folder: for what the
+    settings give no other place; it may go with the server. Raises KeysProblem when there are no keys where there must
+    be."""
     workers, decoder = worker_settings(settings, catalogue), Decoder()
     dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
     local = LocalBackend(
@@ -77,9 +78,13 @@ def build_services(
         has_facts=settings.embed_facts,
         usd_per_device_hour=settings.device_usd_per_hour,
     )
-    ledger, remotes = Ledger(ledger_url), remote_backends(settings, catalogue, decoder)
+    ledger = Ledger(settings.ledger or f"sqlite:///{own_folder / 'ledger.sqlite'}")
+    remotes = remote_backends(settings, catalogue, decoder)
+    files_folder = settings.files_folder or own_folder / "files"
+    answers_folder = settings.idempotency_folder or own_folder / "answers"
     return Services(
         settings=settings,
+        door=door_of(settings),
         catalogue=catalogue,
         dispatcher=dispatcher,
         files=FileStore(files_folder, settings.file_lifetime_seconds, settings.files_quota_bytes),
@@ -174,7 +179,7 @@ def build_app(services: Services) -> ASGIApp:
     app.state.services = services
     install_handlers(app)
     add_routes(app)
-    describe(app)
+    describe(app, needs_of(app) if services.door.asks_for_keys else {})
     if services.settings.cors_origins:
         allow_origins(app, services.settings.cors_origins)
     return Edge(app)
@@ -198,10 +203,12 @@ async def _running(services: Services) -> AsyncIterator[None]:
     services.dispatcher.start()
     await services.decoder.start()
     sweeper = asyncio.create_task(_sweep(services.files, services.desk), name="file-sweeper")
+    doorkeeper = asyncio.create_task(services.door.watch(), name="doorkeeper")
     try:
         yield
     finally:
         sweeper.cancel()
+        doorkeeper.cancel()
         await services.desk.close()
         await services.dispatcher.stop()
         await services.decoder.stop()

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.messages import Facts
-from server import __version__, client, models_commands
+from server import __version__, client, keys_commands, models_commands
+from server.access.door import door_of
+from server.access.findings import problems_of
+from server.access.records import KeysProblem
 from server.api.services import Services
 from server.connection import ServerProblem
 from server.core import log
@@ -37,6 +41,7 @@ from server.terminal import (
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
 app.add_typer(models_commands.app, name="models")
+app.add_typer(keys_commands.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)
@@ -49,7 +54,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command("serve")
 def serve_command(
-    host: Annotated[str | None, typer.Option(help="The address to listen on (loopback only).")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on; without keys loopback only.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.")] = None,
     models: MODELS_FLAG = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -73,12 +78,14 @@ def serve_command(
         log_level=log_level,
         offline=offline,
     )
-    if not settings.is_loopback:
-        fail(
-            f"refusing to listen on {settings.host}: there are no keys yet, so anybody who reaches this address could "
-            "draw. Use 127.0.0.1, and a tunnel or an authenticating proxy for other machines."
-        )
+    try:
+        door_of(settings)  # before anything listens
+    except KeysProblem as problem:
+        fail(str(problem))
     log.configure(settings.log_level)
+    if not settings.is_loopback and settings.public_base_url is None:
+        note = "SAFELIGHT_PUBLIC_BASE_URL is not set: result URLs will lead other machines nowhere, or to themselves"
+        typer.secho(f"note: {note}", fg="yellow", err=True)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
@@ -90,6 +97,8 @@ def serve_command(
             fail(f"SAFELIGHT_LEDGER: {problem}")
         except ShelfProblem as problem:
             fail(f"SAFELIGHT_IDEMPOTENCY_FOLDER: {problem}")
+        except KeysProblem as problem:
+            fail(str(problem))
 
 
 def print_welcome(address: str, services: Services) -> None:
@@ -100,10 +109,11 @@ def print_welcome(address: str, services: Services) -> None:
     for report in reports:
         if report.problem:
             typer.secho(f"  {report.id} is unavailable: {report.problem}", fg="yellow")
+    key = '-H "Authorization: Bearer $SAFELIGHT_KEY" ' if services.door.asks_for_keys else ""
     body = '{"prompt": "a large red circle on a blue background", "response_format": "b64_json"}'
     typer.echo(
         "\nA first picture, into picture.png:\n\n"
-        f"  curl -s {address}/v1/images/generations -H 'Content-Type: application/json' -d '{body}' \\\n"
+        f"  curl -s {address}/v1/images/generations {key}-H 'Content-Type: application/json' -d '{body}' \\\n"
         """    | python3 -c 'import base64, json, sys; """
         """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))' > picture.png\n"""
     )
@@ -189,8 +199,8 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model or
-    an adapter or a ControlNet cannot be used."""
+    """Check the settings, the keys, models.yaml, every model's files, and which fit on which device; exit 1 when a
+    model, an adapter, a ControlNet or a key cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
@@ -201,13 +211,16 @@ def check(models: MODELS_FLAG = None) -> None:
             typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
     for line in findings_of_providers(settings, catalogue):
         typer.echo(visible(line))
+    key_problems = [] if settings.keys is None else problems_of(settings.keys, catalogue, time.time())
+    for line in key_problems:
+        typer.echo(f"keys: {line}")
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
-    raise typer.Exit(1 if broken else 0)
+    raise typer.Exit(1 if broken or key_problems else 0)
 
 
 @app.command("inspect")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 import tempfile
@@ -42,8 +43,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """The URL of a bound socket, as a client on this machine writes it."""
+    """The URL of a bound socket, as a client on this machine writes it; loopback's, where it has all addresses."""
     host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -80,11 +83,8 @@ async def serve(
     LedgerProblem when the books cannot be opened, ShelfProblem when there is no place for answers."""
     address = address_of(listener)
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
-        folder = settings.files_folder or Path(own_folder)
-        ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
-        answers = settings.idempotency_folder or Path(own_folder) / "answers"
         base_url = settings.public_base_url or address
-        services = build_services(settings, catalogue, base_url, folder, ledger_url, answers)
+        services = build_services(settings, catalogue, base_url, Path(own_folder))
         server = _Server(_config(services), services)
         await services.desk.open()
         # Before anything is accepted, and until the last of it is settled.

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from server.api.gate import caller_of
 from server.api.models import described
 from server.api.services import Services, services_of
 from server.core import errors
@@ -27,7 +28,7 @@ def _route(change: Callable[[Dispatcher, str], None]) -> Verb:
         if model is None:
             raise errors.model_not_found(name, services.catalogue.names())
         change(services.dispatcher, model)
-        return JSONResponse(described(name, services))
+        return JSONResponse(described(name, services, caller_of(request)))
 
     return answer
 

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute
 
 from pipelines.messages import ControlKind, ModelState
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
+from server.api.security import Needs, asking_for_keys
 from server.core.request import EchoedQuality
 from server.images.store import FORMATS
 from server.routing.router import TargetState
@@ -42,7 +43,8 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
 }
 ERROR_STATUSES: Mapping[int, str] = {
     400: "A parameter or the body is wrong.",
-    403: "A page of another origin asked.",
+    401: "The key is missing or not valid.",
+    403: "The key does not allow it, or a page of another origin asked.",
     404: "The model or the file does not exist.",
     408: "The body did not arrive in time.",
     409: "The model is pinned.",
@@ -318,8 +320,8 @@ RESPONSES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """Give the application its description, made once."""
+def describe(app: FastAPI, needs: Needs) -> None:
+    """Give the application its description, made once. needs: of each route, where callers need a key."""
 
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -329,6 +331,7 @@ def describe(app: FastAPI) -> None:
                 for described in operations.values():
                     _complete(path, described)
             made["components"] = {"schemas": _schemas()}
+            asking_for_keys(made, needs, _refusals)
             app.openapi_schema = made
         return app.openapi_schema
 

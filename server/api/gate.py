@@ -15,7 +15,9 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.core.caller import ANYBODY, Caller
+from server.api.services import Services
+from server.core import errors
+from server.core.caller import NOBODY, Caller
 from server.core.caller import Scope as KeyScope
 
 # nobody: no key is asked for. anybody: any valid key will do.
@@ -36,8 +38,24 @@ class Gate:
         self._inner, self.need = inner, need
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[CALLER] = ANYBODY
+        scope[CALLER] = self._let_in(scope)
         await self._inner(scope, receive, send)
+
+    def _let_in(self, scope: Scope) -> Caller:
+        """Raises SafelightError: 401 for who is not known, 403 for who may not."""
+        if self.need == "nobody":
+            return NOBODY
+        services: Services = scope["app"].state.services
+        caller = services.door.admit(scope["headers"])
+        if self.need != "anybody" and not caller.may(self.need):
+            raise errors.insufficient_permissions(self.need)
+        return caller
+
+
+def needs_of(app: FastAPI) -> dict[str, Need]:
+    """What each route of an application behind gates needs, by its path as the description writes it."""
+    routes = (route for route in app.routes if isinstance(route, Route) and isinstance(route.app, Gate))
+    return {route.path_format: route.app.need for route in routes if isinstance(route.app, Gate)}
 
 
 def close(app: FastAPI, needs: Mapping[str, Need]) -> None:

@@ -66,7 +66,7 @@ async def _form_or_json(request: Request) -> Mapping[str, Any]:
 async def _answer(request: Request, operation: Operation, values: Mapping[str, Any]) -> Response:
     began, started_seconds = int(time.time()), time.perf_counter()
     services = services_of(request)
-    parsed = parse(operation, values, services.reach)
+    parsed = parse(operation, values, services.reach, caller_of(request))
     _check_room(parsed, services)
     _check_storage(parsed[0].request, services)
     pictures = Pictures(parsed[0].asked, services)

@@ -7,29 +7,30 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from server.access.allowed import allowed_names, allowed_targets
+from server.api.gate import caller_of
 from server.api.services import Services, services_of
-from server.core import errors
-from server.core.providers import Life, Target
+from server.core.caller import Caller
+from server.core.providers import LOCAL, Life, Target
 
 
 async def list_models(request: Request) -> JSONResponse:
-    """The models and their aliases."""
-    services = services_of(request)
-    data = [described(name, services) for name in services.catalogue.names()]
+    """The models and their aliases, as far as the caller may ask for them."""
+    services, caller = services_of(request), caller_of(request)
+    data = [described(name, services, caller) for name in allowed_names(caller, services.catalogue)]
     return JSONResponse({"object": "list", "data": data})
 
 
 async def get_model(request: Request) -> JSONResponse:
     """One model by id or alias."""
-    services = services_of(request)
-    name = request.path_params["model"]
-    if not services.catalogue.targets(name):
-        raise errors.model_not_found(name, services.catalogue.names())
-    return JSONResponse(described(name, services))
+    return JSONResponse(described(request.path_params["model"], services_of(request), caller_of(request)))
 
 
-def described(name: str, services: Services) -> dict[str, Any]:
-    """OpenAI's five fields, and ours: who serves the name, where our model is now, and why it cannot be served."""
+def described(name: str, services: Services, caller: Caller) -> dict[str, Any]:
+    """OpenAI's five fields, and ours: who serves the name for this caller, where our model is now, and why it cannot be
+    served. Raises SafelightError where the caller cannot ask for it."""
+    targets = allowed_targets(caller, name, services.catalogue)
+    own = next((target.model for target in targets if target.backend == LOCAL), None)
     life = services.catalogue.name_entry(name) or Life()
     return {
         "id": name,
@@ -38,8 +39,8 @@ def described(name: str, services: Services) -> dict[str, Any]:
         "owned_by": "safelight",
         "shutdown_date": None if life.retired is None else life.retired.isoformat(),
         "successor": life.successor,
-        "route": [step(target, services) for target in services.catalogue.targets(name)],
-        **our_model(services.catalogue.resolve(name), services),
+        "route": [step(target, services) for target in targets],
+        **our_model(own, services),
     }
 
 

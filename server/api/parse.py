@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.access.allowed import allowed_targets
 from server.api.asked import Asked, asked_for, checked_body
 from server.api.bodies import CommonBody
 from server.api.parse_local import parse_local
@@ -18,6 +19,7 @@ from server.api.parse_remote import parse_remote
 from server.api.parsed import Parsed
 from server.backends.upstream import Upstream
 from server.core import errors
+from server.core.caller import ANYBODY, Caller
 from server.core.catalogue import Catalogue
 from server.core.providers import LOCAL, BackendKind, Target
 from server.core.request import ImageRequest, Operation, ResponseFormat
@@ -33,11 +35,14 @@ class Reach:
     local_format: ResponseFormat = "url"
 
 
-def parse(operation: Operation, values: Mapping[str, Any], reach: Reach) -> tuple[Parsed[ImageRequest], ...]:
+def parse(
+    operation: Operation, values: Mapping[str, Any], reach: Reach, caller: Caller = ANYBODY
+) -> tuple[Parsed[ImageRequest], ...]:
     """Those who could serve, in the operator's order; at least one. values: JSON values, or files as bytes, by their
-    parameters. Raises SafelightError: 400 for a parameter, 404 for the model, 503 where nobody is set up."""
+    parameters. Raises SafelightError: 400 for a parameter, 404 for the model, 403 for one that the caller may not ask
+    for, 503 where nobody is set up."""
     body = checked_body(operation, values)
-    targets = _targets(body, reach)
+    targets = _targets(body, reach, caller)
     asked = asked_for(operation, body, values)
     candidates: list[Parsed[ImageRequest]] = []
     refusals: list[errors.SafelightError] = []
@@ -57,15 +62,13 @@ def _parsed_for(asked: Asked, target: Target, reach: Reach) -> Parsed[ImageReque
     return parse_remote(asked, reach.upstreams[target], reach.local_format)
 
 
-def _targets(body: CommonBody, reach: Reach) -> tuple[Target, ...]:
-    """Who serves the name, of the kind that was asked for."""
-    named = reach.catalogue.targets(body.model)
-    if not named:
-        raise errors.model_not_found(body.model or "", reach.catalogue.names())
+def _targets(body: CommonBody, reach: Reach, caller: Caller) -> tuple[Target, ...]:
+    """Who serves the name for this caller, of the kind that was asked for."""
+    named = allowed_targets(caller, body.model, reach.catalogue)
     there = tuple(target for target in named if target.backend == LOCAL or target in reach.upstreams)
     kinds = {kind_of(target, reach) for target in there}
     if body.provider is not None and body.provider not in kinds:
-        raise _no_such_provider(body.provider, sorted(kinds))
+        raise _no_such_provider(body.provider, sorted(kinds), caller)
     if body.local_only and body.provider not in (None, LOCAL):
         message = f"'local_only' and the provider '{body.provider}' contradict each other: send one of them."
         raise errors.invalid_parameter("local_only", message)
@@ -83,9 +86,10 @@ def kind_of(target: Target, reach: Reach) -> BackendKind:
     return "local" if target.backend == LOCAL else reach.upstreams[target].kind
 
 
-def _no_such_provider(asked: str, kinds: list[BackendKind]) -> errors.SafelightError:
+def _no_such_provider(asked: str, kinds: list[BackendKind], caller: Caller) -> errors.SafelightError:
     if not kinds:
         return errors.backend_unavailable()
     listed = " and ".join(f"'{kind}'" for kind in kinds)
-    message = f"The provider '{asked}' does not serve this name on this server. Supported values are: {listed}."
+    where = "with this key" if caller.local_only or caller.models is not None else "on this server"
+    message = f"The provider '{asked}' does not serve this name {where}. Supported values are: {listed}."
     return errors.invalid_parameter("provider", message)

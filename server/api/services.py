@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from server.access.door import Door
 from server.api.parse import Reach
 from server.backends.local import LocalBackend
 from server.backends.remote import RemoteBackend
@@ -22,11 +23,12 @@ from server.routing.router import Router
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. fetch_policy: None offline, where no picture is fetched. reach: who could serve what. local:
-    our own devices as a backend. remotes: the providers, which hold connections. base_url: what result URLs start with,
-    without a slash at the end."""
+    """One server's parts. door: says who asks. fetch_policy: None offline, where no picture is fetched. reach: who
+    could serve what. local: our own devices as a backend. remotes: the providers, which hold connections. base_url:
+    what result URLs start with, without a slash at the end."""
 
     settings: Settings
+    door: Door
     catalogue: Catalogue
     dispatcher: Dispatcher
     files: ResultStore

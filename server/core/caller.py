@@ -45,3 +45,5 @@ class Caller:
 
 # Whoever reaches a server without keys: only those on its own machine.
 ANYBODY = Caller(key_id=None, name="", scopes=frozenset(SCOPES))
+# Whoever uses a route that asks nobody who he is.
+NOBODY = Caller(key_id=None, name="", scopes=frozenset())

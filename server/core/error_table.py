@@ -81,6 +81,30 @@ MODEL_NOT_FOUND = _refused(
     "The model {name} does not exist.{suggestion} GET /v1/models lists the models served.",
     "neither a model's id nor an alias",
 )
+MODEL_NOT_ALLOWED = _refused(
+    403,
+    "model_not_found",
+    "This key may not ask for the model {name}. GET /v1/models lists the models that it may ask for.",
+    "the model is there, and not among those of the key; or others alone serve it, and the key is `local_only`",
+)
+MISSING_KEY = _refused(
+    401,
+    "invalid_api_key",
+    "You did not provide an API key. Send it in the header 'Authorization: Bearer KEY', or in 'api-key: KEY'.",
+    "the server asks for keys, and none came",
+)
+INVALID_KEY = _refused(
+    401,
+    "invalid_api_key",
+    "Incorrect API key provided. Whoever runs this server makes the keys for it.",
+    "a key that is unknown, expired, revoked or malformed; or several that differ",
+)
+INSUFFICIENT_PERMISSIONS = _refused(
+    403,
+    "insufficient_permissions",
+    "This key may not do this: it does not have the scope '{scope}'.",
+    "the key is good, and not for this",
+)
 UNKNOWN_ROUTE = _refused(404, "unknown_url", "Unknown request URL: {method} {path}.", "no such route")
 FILE_NOT_FOUND = _refused(404, "file_not_found", "There is no such file.", "a result URL that was never given out")
 METHOD_NOT_ALLOWED = _refused(

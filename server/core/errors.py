@@ -110,6 +110,28 @@ def model_not_found(name: str, known: Iterable[str]) -> SafelightError:
     return SafelightError(error_table.MODEL_NOT_FOUND, "model", name=quoted(name), suggestion=suggestion)
 
 
+def model_not_allowed(name: str) -> SafelightError:
+    return SafelightError(error_table.MODEL_NOT_ALLOWED, "model", name=quoted(name))
+
+
+def missing_key() -> SafelightError:
+    return _asking_for_a_key(SafelightError(error_table.MISSING_KEY))
+
+
+def invalid_key() -> SafelightError:
+    return _asking_for_a_key(SafelightError(error_table.INVALID_KEY))
+
+
+def _asking_for_a_key(error: SafelightError) -> SafelightError:
+    # RFC 9110, section 11.6.1: a 401 says what would be taken.
+    error.more_headers["www-authenticate"] = "Bearer"
+    return error
+
+
+def insufficient_permissions(scope: str) -> SafelightError:
+    return SafelightError(error_table.INSUFFICIENT_PERMISSIONS, scope=scope)
+
+
 def model_unavailable(model: str) -> SafelightError:
     return SafelightError(error_table.MODEL_UNAVAILABLE, "model", model=model)
 

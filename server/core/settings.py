@@ -47,8 +47,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field(default="127.0.0.1", description="The address to listen on; loopback only, as there are no keys.")
+    host: str = Field(default="127.0.0.1", description="The address to listen on; without keys loopback only.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    keys: Path | None = Field(
+        default=None, description="The file of keys, which `safelight keys` writes; nobody is asked for one if unset."
+    )
     models: Path = Field(default=DEFAULT_CATALOGUE, description="The catalogue, models.yaml.")
     models_folder: Path | None = Field(
         default=None, description="Where `safelight models pull` puts models; models/ beside the catalogue if unset."

@@ -50,8 +50,10 @@ def test_the_server_takes_the_settings_and_drains_before_it_is_killed(
         assert isinstance(value, str), f"{variable} is no text"
         monkeypatch.setenv(variable, value)
     settings = load_settings({})
-    assert settings.is_loopback
-    assert asked["network_mode"] == "host"  # else nobody could reach a loopback of the container's own
+    assert settings.keys is not None  # else it would refuse its address
+    assert not settings.is_loopback  # else nobody could reach it from outside of the container
+    assert asked["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]  # keys go over the wire as they are
+    assert "network_mode" not in asked
     grace_seconds = int(re.fullmatch(r"(\d+)s", asked["stop_grace_period"])[1])  # type: ignore[index]
     assert grace_seconds >= settings.drain_seconds + REPLY_SECONDS + STOP_SECONDS + 5
     (tmpfs,) = asked["tmpfs"]
@@ -68,8 +70,8 @@ def test_a_container_may_do_nothing_that_drawing_does_not_need(name: str) -> Non
     assert "user" not in asked  # the image's, which is not root
     assert asked["ulimits"]["core"] == 0
     assert asked["pull_policy"] == "never"
-    (models,) = asked["volumes"]
-    assert (models["target"], models["read_only"], models["bind"]["create_host_path"]) == ("/models", True, False)
+    mounted = [(one["target"], one["read_only"], one["bind"]["create_host_path"]) for one in asked["volumes"]]
+    assert mounted == [("/models", True, False), ("/keys", True, False)]
 
 
 def test_the_catalogue_to_start_from_is_sound() -> None:

@@ -70,6 +70,8 @@ def test_the_server_takes_the_settings_and_drains_before_it_is_killed(monkeypatc
             monkeypatch.setenv(name, value)
     settings = load_settings({})
     assert settings.is_loopback
+    assert settings.keys == Path("%S/safelight/keys.json")
+    assert (unit()["StateDirectory"], unit()["StateDirectoryMode"]) == (["safelight"], ["0700"])
     (timeout,) = unit()["TimeoutStopSec"]
     stop_seconds = int(re.fullmatch(r"(\d+)s", timeout)[1])  # type: ignore[index]
     assert stop_seconds >= settings.drain_seconds + REPLY_SECONDS + STOP_SECONDS + 5

@@ -23,6 +23,10 @@ EVERY_ERROR = {
     "body_too_large": errors.body_too_large(1024),
     "receive_timeout": errors.receive_timeout(30.0),
     "model_not_found": errors.model_not_found(HOSTILE, ["demo-sdxl"]),
+    "model_not_allowed": errors.model_not_allowed(HOSTILE),
+    "missing_key": errors.missing_key(),
+    "invalid_key": errors.invalid_key(),
+    "insufficient_permissions": errors.insufficient_permissions("admin"),
     "model_unavailable": errors.model_unavailable("demo-sdxl"),
     "model_pinned": errors.model_pinned("demo-sdxl"),
     "forbidden_origin": errors.forbidden_origin(HOSTILE),
@@ -59,7 +63,11 @@ each_error = pytest.mark.parametrize("error", EVERY_ERROR.values(), ids=EVERY_ER
 
 def test_every_error_of_the_table_is_tested_here() -> None:
     functions = inspect.getmembers(errors, inspect.isfunction)
-    makers = {name for name, function in functions if function.__annotations__.get("return") == "SafelightError"}
+    makers = {
+        name
+        for name, function in functions
+        if function.__annotations__.get("return") == "SafelightError" and not name.startswith("_")
+    }
     assert makers == set(EVERY_ERROR)
 
 
@@ -97,12 +105,13 @@ def test_the_type_fits_the_status(error: SafelightError) -> None:
         return
     kinds = {400: error_table.INVALID_REQUEST, 503: error_table.UNAVAILABLE}
     assert error.row.kind == kinds.get(error.status if error.status >= 500 else 400, error_table.SERVER_ERROR)
-    assert error.status in {400, 403, 404, 405, 408, 409, 410, 413, 415, 500, 502, 503, 504}
+    assert error.status in {400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 500, 502, 503, 504}
 
 
 @each_error
 def test_headers_are_plain_and_never_contradict_each_other(error: SafelightError) -> None:
     headers = error.headers()
+    assert headers.pop("www-authenticate", None) == ("Bearer" if error.status == 401 else None)
     assert set(headers) <= {"retry-after", "x-should-retry"}
     if "retry-after" in headers:
         assert 1 <= int(headers["retry-after"]) <= 60

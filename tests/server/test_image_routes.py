@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from pipelines.messages import DrawParams, Event, Image, Submit
+from server.access.door import OPEN_DOOR
 from server.api import pictures
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
@@ -81,6 +82,7 @@ def app(tmp_path: Path, dispatcher: FakeDispatcher) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.state.services = Services(
         settings=load_settings({}),
+        door=OPEN_DOOR,
         catalogue=catalogue,
         dispatcher=cast(Dispatcher, dispatcher),
         reach=Reach(catalogue),

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from pipelines.messages import Event, Image, Preview, Submit
+from server.access.door import OPEN_DOOR
 from server.api import images, repeats
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
@@ -182,6 +183,7 @@ class House:
             fetch_policy=FetchPolicy("off"),
             base_url=self.base_url,
             started_unix_seconds=0,
+            door=OPEN_DOOR,
             desk=Desk(Shelf(self.folder / "answers", self.quota_bytes, lambda: self.now)),
         )
 
