@@ -34,6 +34,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
+from server.ledger.retention import forget_old
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
@@ -190,10 +191,13 @@ async def _running(services: Services) -> AsyncIterator[None]:
     services.dispatcher.start()
     await services.decoder.start()
     sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
+    forgetting = forget_old(services.ledger, services.settings.ledger_keep_days)
+    forgetter = asyncio.create_task(forgetting, name="ledger-retention")
     try:
         yield
     finally:
         sweeper.cancel()
+        forgetter.cancel()
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()

@@ -22,6 +22,8 @@ from starlette.routing import BaseRoute
 
 from pipelines.messages import ControlKind, ModelState
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
+from server.api.query import Param
+from server.api.usage_schemas import USAGE_SCHEMAS
 from server.core.request import EchoedQuality
 from server.images.store import FORMATS
 from server.routing.router import TargetState
@@ -42,7 +44,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
 }
 ERROR_STATUSES: Mapping[int, str] = {
     400: "A parameter or the body is wrong.",
-    403: "A page of another origin asked.",
+    403: "The key does not allow it, or a page of another origin asked.",
     404: "The model or the file does not exist.",
     408: "The body did not arrive in time.",
     409: "The model is pinned.",
@@ -231,7 +233,15 @@ DESCRIBED: tuple[type[BaseModel], ...] = (
     WorkerHealth,
     Readiness,
     ErrorReply,
+    *USAGE_SCHEMAS,
 )
+
+
+def asking(reply: type[BaseModel], params: Iterable[Param], *media: str) -> dict[str, Any]:
+    """What a route with a query adds to its description. media: other forms of its answer."""
+    described = operation(reply, refusals=(400, 403, 500, 503))
+    described["responses"]["200"]["content"].update({one: {} for one in media})
+    return {"parameters": [param.described() for param in params], **described}
 
 
 def operation(

@@ -74,6 +74,12 @@ MODEL_NOT_FOUND = _refused(
     "The model {name} does not exist.{suggestion} GET /v1/models lists the models served.",
     "neither a model's id nor an alias",
 )
+FOREIGN_USAGE = _refused(
+    403,
+    "insufficient_permissions",
+    "This key sees its own usage alone: leave 'api_key_ids' out, or ask with an admin key.",
+    "the usage of another key was asked for, without an admin key",
+)
 UNKNOWN_ROUTE = _refused(404, "unknown_url", "Unknown request URL: {method} {path}.", "no such route")
 FILE_NOT_FOUND = _refused(404, "file_not_found", "There is no such file.", "a result URL that was never given out")
 METHOD_NOT_ALLOWED = _refused(
