@@ -6,11 +6,11 @@ Invariant: sums are whole numbers, exact on both databases.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, case, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, case, func, or_, select, tuple_
 
 from server.ledger.entries import Cursor, Entry, Page, Row, Settlement
 from server.ledger.question import Group, Question, Sum
@@ -18,7 +18,13 @@ from server.ledger.tables import ATTEMPTS, ENTRIES
 
 _entry, _attempt = ENTRIES.c, ATTEMPTS.c
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
-_SETTLEMENT_FIELDS = tuple(field.name for field in fields(Settlement) if field.name != "size")
+_NAMES = ("request_id", "index")
+_SETTLEMENT_FIELDS = tuple(field.name for field in fields(Settlement) if field.name not in _NAMES)
+# By place, not by name: that takes a third of the time.
+_ROW = (
+    *(_entry[name] for name in _ENTRY_FIELDS),
+    *(_entry["served_size" if name == "size" else name] for name in _SETTLEMENT_FIELDS),
+)
 _model = func.coalesce(_entry.served_model, _entry.requested_model)
 _size = func.coalesce(_entry.served_size, _entry.size)
 _outcome = func.coalesce(_entry.outcome, "open")
@@ -43,14 +49,15 @@ def spent(connection: Connection, since_unix_ms: int) -> dict[str, int]:
 
 def page(connection: Connection, asked: Question, after: Cursor | None, limit: int) -> Page:
     """The images asked for, oldest first, at most `limit`."""
-    query = select(ENTRIES).where(*_conditions(asked)).order_by(_entry.began_unix_ms, _entry.id)
+    if after is not None:
+        # Of the two conditions on time a database may look the looser one up, and walk from there at every page.
+        asked = replace(asked, since_unix_ms=max(asked.since_unix_ms, after.began_unix_ms))
+    query = select(_entry.id, *_ROW).where(*_conditions(asked)).order_by(_entry.began_unix_ms, _entry.id)
     if after is not None:
         query = query.where(tuple_(_entry.began_unix_ms, _entry.id) > (after.began_unix_ms, after.id))
-    found = connection.execute(query.limit(limit + 1)).mappings().all()
-    rows = found[:limit]
-    last = rows[-1] if len(found) > limit else None
-    behind = None if last is None else Cursor(last[_entry.began_unix_ms], last[_entry.id])
-    return Page(tuple(_row(row) for row in rows), behind)
+    found = connection.execute(query.limit(limit + 1)).all()
+    rows = tuple(_row(values) for _, *values in found[:limit])
+    return Page(rows, Cursor(rows[-1].entry.began_unix_ms, found[limit - 1][0]) if len(found) > limit else None)
 
 
 def sums(
@@ -119,9 +126,7 @@ def _conditions(asked: Question) -> Iterator[ColumnElement[bool]]:
             yield _GROUPS[name].in_(values)
 
 
-def _row(row: RowMapping) -> Row:
-    entry = Entry(**{name: row[_entry[name]] for name in _ENTRY_FIELDS})
-    if row[_entry.outcome] is None:
-        return Row(entry, None)
-    values = {name: row[_entry[name]] for name in _SETTLEMENT_FIELDS}
-    return Row(entry, Settlement(**values, size=row[_entry.served_size]))
+def _row(values: Sequence[Any]) -> Row:
+    entry = Entry(*values[: len(_ENTRY_FIELDS)])
+    end = dict(zip(_SETTLEMENT_FIELDS, values[len(_ENTRY_FIELDS) :], strict=True))
+    return Row(entry, None if end["outcome"] is None else Settlement(entry.request_id, entry.index, **end))
