@@ -17,6 +17,9 @@ from server.core import errors
 
 MAX_VALUES = 100
 MAX_TEXT_CHARACTERS = 210
+# PostgreSQL holds no NUL, and nobody's name has any other of them. As both Python and JSON Schema write it.
+NO_CONTROLS = r"[^\x00-\x1f\x7f]+"
+SHORT_TEXT = f"1 to {MAX_TEXT_CHARACTERS} characters that can be printed"
 BRACKETS = "[]"
 
 
@@ -66,18 +69,16 @@ def word(name: str, words: Sequence[str], description: str, *, is_list: bool = F
 
 
 def text(
-    name: str, description: str, *, is_list: bool = False, pattern: str | None = None, allowed: str | None = None
+    name: str, description: str, *, is_list: bool = False, pattern: str = NO_CONTROLS, allowed: str = SHORT_TEXT
 ) -> Param:
-    """Anything that can be printed, or what a pattern matches."""
+    """What a pattern matches as a whole."""
 
     def read(value: str) -> str | None:
-        is_good = value.isprintable() if pattern is None else re.fullmatch(pattern, value)
-        return value if is_good and 1 <= len(value) <= MAX_TEXT_CHARACTERS else None
+        is_good = 1 <= len(value) <= MAX_TEXT_CHARACTERS and re.fullmatch(pattern, value)
+        return value if is_good else None
 
-    schema: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS}
-    schema |= {} if pattern is None else {"pattern": f"^{pattern}$"}
-    words = allowed or f"1 to {MAX_TEXT_CHARACTERS} printable characters"
-    return Param(name, read, words, schema, description, is_list)
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS, "pattern": f"^{pattern}$"}
+    return Param(name, read, allowed, schema, description, is_list)
 
 
 def values_of(query: QueryParams, params: Sequence[Param]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from server.ledger.problem import LedgerProblem
 from tests.server.ledger.samples import beside, entry, opened
 from tests.server.usage_server import DAY, FIRST_DAY, Fill, serving, three_days, usage_app
 
-ALL = {"start_time": FIRST_DAY, "end_time": FIRST_DAY + 3 * DAY}
+ALL: dict[str, Any] = {"start_time": FIRST_DAY, "end_time": FIRST_DAY + 3 * DAY}
 
 
 @contextmanager
@@ -145,7 +145,7 @@ each_path = pytest.mark.parametrize("path", PATHS)
 
 @each_path
 def test_a_key_sees_its_own_alone_and_an_admin_key_everybodys(books: httpx.Client, path: str) -> None:
-    by = {} if path == "usage" else {"group_by": "api_key_id"}
+    by: dict[str, Any] = {} if path == "usage" else {"group_by": "api_key_id"}
 
     def keys(caller: str, **query: Any) -> set[str | None]:
         return {one["api_key_id"] for one in told_by(get(books, path, caller, **ALL, **by, **query))}
@@ -160,7 +160,7 @@ def test_a_key_sees_its_own_alone_and_an_admin_key_everybodys(books: httpx.Clien
 @each_path
 def test_the_usage_of_another_key_is_refused_whether_there_is_such_a_key_or_not(books: httpx.Client, path: str) -> None:
     for others in (["k2"], ["k1", "k2"], ["none-of-these"]):
-        answer = ask(books, path, "k1", **ALL, **{"api_key_ids[]": others})
+        answer = ask(books, path, "k1", **{**ALL, "api_key_ids[]": others})
         assert answer.status_code == 403
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == ("insufficient_permissions", "api_key_ids")
@@ -168,7 +168,11 @@ def test_the_usage_of_another_key_is_refused_whether_there_is_such_a_key_or_not(
 
 @each_path
 def test_a_cursor_of_an_admin_shows_another_key_nothing_of_others(books: httpx.Client, path: str) -> None:
-    query = {"start_time": FIRST_DAY, "limit": 1, **({} if path == "usage" else {"group_by": "api_key_id"})}
+    query: dict[str, Any] = {
+        "start_time": FIRST_DAY,
+        "limit": 1,
+        **({} if path == "usage" else {"group_by": "api_key_id"}),
+    }
     cursor = get(books, path, "admin", **query)["next_page"]
     page = get(books, path, "k2", **query, page=cursor)
     assert {one["api_key_id"] for one in told_by(page)} <= {"k2"}
@@ -254,7 +258,7 @@ def test_images_are_counted_in_openais_shape_day_by_day_and_a_day_without_any_is
 
 def test_images_are_grouped_by_all_that_openai_names(books: httpx.Client) -> None:
     by = ["project_id", "user_id", "api_key_id", "model", "size", "source"]
-    first, *_ = results(get(books, "organization/usage/images", **ALL, **{"group_by[]": by}))
+    first, *_ = results(get(books, "organization/usage/images", **{**ALL, "group_by[]": by}))
     told = [(one["api_key_id"], one["model"], one["size"], one["source"], one["images"]) for one in first]
     assert told == [
         ("k1", "demo-sdxl", "1024x1024", "image.edit", 1),
@@ -279,7 +283,7 @@ def test_costs_are_exact_and_itemised_by_model_and_backend(books: httpx.Client) 
 
 
 def test_the_summary_tells_failures_and_work_too(books: httpx.Client) -> None:
-    page = get(books, "usage/summary", **ALL, **{"group_by[]": ["outcome"]})
+    page = get(books, "usage/summary", **{**ALL, "group_by[]": ["outcome"]})
     SummaryUsage.model_validate(page)
     whole = get(books, "usage/summary", **ALL)
     told = [
@@ -293,7 +297,7 @@ def test_the_summary_tells_failures_and_work_too(books: httpx.Client) -> None:
 
 def test_of_projects_and_users_there_are_none(books: httpx.Client) -> None:
     for name in ("project_ids", "user_ids"):
-        page = get(books, "organization/usage/images", **ALL, **{f"{name}[]": ["proj_1"]})
+        page = get(books, "organization/usage/images", **{**ALL, f"{name}[]": ["proj_1"]})
         assert results(page) == [[], [], []]
 
 
@@ -365,7 +369,7 @@ def test_more_results_than_can_be_read_are_refused_with_the_way_out(
     books: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.api.usage_sums.MOST_RESULTS", 2)
-    error = ask(books, "usage/summary", **ALL, **{"group_by[]": ["api_key_id", "model"]}).json()["error"]
+    error = ask(books, "usage/summary", **{**ALL, "group_by[]": ["api_key_id", "model"]}).json()["error"]
     assert error["param"] == "limit"
     assert "group by less" in error["message"]
 

@@ -23,7 +23,7 @@ SIZES = ("512x512", "1024x1024")
 OPERATIONS = ("generation", "edit", "variation")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 GROUPS: tuple[Group, ...] = ("key_id", "model", "backend", "size", "operation", "outcome", "line_item")
-entries = st.builds(
+entries: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
     key_id=st.none() | st.sampled_from(KEYS),
     operation=st.sampled_from(OPERATIONS),
@@ -32,7 +32,7 @@ entries = st.builds(
     began_unix_ms=st.integers(NOW, NOW + 4 * STRETCH_MS),
     work_units=st.integers(0, 2**40).map(float),
 )
-ends = st.none() | st.builds(
+ends: st.SearchStrategy[dict[str, Any] | None] = st.none() | st.builds(
     dict,
     outcome=st.sampled_from(OUTCOMES),
     served_model=st.none() | st.sampled_from(MODELS),
@@ -64,7 +64,7 @@ questions = st.builds(
 def values_of(row: Row) -> dict[Group, str | None]:
     end = row.settlement
     model = (end and end.served_model) or row.entry.requested_model
-    backend = end and end.backend
+    backend = end.backend if end else None
     return {
         "key_id": row.entry.key_id,
         "model": model,
