@@ -39,6 +39,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
+from server.ledger.retention import forget_old
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
@@ -202,13 +203,16 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
     await services.decoder.start()
-    sweeper = asyncio.create_task(_sweep(services.files, services.desk), name="file-sweeper")
-    doorkeeper = asyncio.create_task(services.door.watch(), name="doorkeeper")
+    chores = (
+        asyncio.create_task(_sweep(services.files, services.desk), name="file-sweeper"),
+        asyncio.create_task(services.door.watch(), name="doorkeeper"),
+        asyncio.create_task(forget_old(services.ledger, services.settings.ledger_keep_days), name="ledger-retention"),
+    )
     try:
         yield
     finally:
-        sweeper.cancel()
-        doorkeeper.cancel()
+        for chore in chores:
+            chore.cancel()
         await services.desk.close()
         await services.dispatcher.stop()
         await services.decoder.stop()

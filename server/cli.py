@@ -1,4 +1,4 @@
-"""The console command `safelight`: serve, draw, inspect, check, models.
+"""The console command `safelight`: serve, draw, inspect, check, models, usage.
 
 Knows flags and what a person at a terminal wants to read; builds nothing itself.
 """
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.messages import Facts
-from server import __version__, client, keys_commands, models_commands
+from server import __version__, client, keys_commands, models_commands, usage_command
 from server.access.door import door_of
 from server.access.findings import problems_of
 from server.access.records import KeysProblem
@@ -37,11 +37,13 @@ from server.terminal import (
     check_models,
     configured,
     fail,
+    visible,
 )
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
 app.add_typer(models_commands.app, name="models")
 app.add_typer(keys_commands.app, name="keys")
+app.command("usage")(usage_command.usage_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -246,13 +248,6 @@ def read_facts(file: Path) -> Facts:
         fail(f"cannot read {file}: {error.strerror}")
     except NoFacts as problem:
         fail(f"{file} {problem.reason}", status=NOT_GOOD)
-
-
-def visible(text: str) -> str:
-    """One line that does nothing to a terminal: a stranger may have written it."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,13 @@ def fail(*problems: str, status: int = USAGE_ERROR) -> NoReturn:
     raise typer.Exit(status)
 
 
+def visible(text: str) -> str:
+    """One line that does nothing to a terminal: a stranger may have written it."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def configured(**flags: Any) -> tuple[Settings, Catalogue]:
     """Settings and catalogue, or the end of the command with every problem named."""
     try:

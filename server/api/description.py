@@ -22,7 +22,9 @@ from starlette.routing import BaseRoute
 
 from pipelines.messages import ControlKind, ModelState
 from server.api.bodies import CommonBody, EditBody, GenerationBody, VariationBody
+from server.api.query import Param
 from server.api.security import Needs, asking_for_keys
+from server.api.usage_schemas import USAGE_SCHEMAS
 from server.core.request import EchoedQuality
 from server.images.store import FORMATS
 from server.routing.router import TargetState
@@ -236,7 +238,15 @@ DESCRIBED: tuple[type[BaseModel], ...] = (
     WorkerHealth,
     Readiness,
     ErrorReply,
+    *USAGE_SCHEMAS,
 )
+
+
+def asking(reply: type[BaseModel], params: Iterable[Param], *media: str) -> dict[str, Any]:
+    """What a route with a query adds to its description. media: other forms of its answer."""
+    described = operation(reply, refusals=(400, 403, 500, 503))
+    described["responses"]["200"]["content"].update({one: {} for one in media})
+    return {"parameters": [param.described() for param in params], **described}
 
 
 def operation(

@@ -14,10 +14,11 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import admin, files, health, images, models
+from server.api import admin, files, health, images, models, usage_rows, usage_sums
 from server.api.bodies import EditBody, GenerationBody, VariationBody
-from server.api.description import ImagesReply, Model, ModelList, operation
+from server.api.description import ImagesReply, Model, ModelList, asking, operation
 from server.api.gate import Need, close
+from server.api.usage_schemas import CostsUsage, ImagesUsage, SummaryUsage, UsagePage
 
 PREFIXES = ("/v1", "/api", "")
 
@@ -38,6 +39,11 @@ _IMAGES = (
     ("edits", images.edit, EditBody),
     ("variations", images.vary, VariationBody),
 )
+_SUMS = (
+    ("/organization/usage/images", usage_sums.IMAGES, ImagesUsage),
+    ("/organization/costs", usage_sums.COSTS, CostsUsage),
+    ("/usage/summary", usage_sums.SUMMARY, SummaryUsage),
+)
 # Served under every prefix, and described under /v1.
 PREFIXED = (
     *(
@@ -46,6 +52,11 @@ PREFIXED = (
     ),
     RouteEntry("/models", models.list_models, "anybody", described=operation(ModelList)),
     RouteEntry("/models/{model:path}", models.get_model, "anybody", described=operation(Model)),
+    RouteEntry("/usage", usage_rows.list_rows, "usage", described=asking(UsagePage, usage_rows.PARAMS, usage_rows.CSV)),
+    *(
+        RouteEntry(path, usage_sums.route(report), "usage", described=asking(told, report.params))
+        for path, report, told in _SUMS
+    ),
 )
 _CHANGED = operation(Model, refusals=(403, 409, 500, 503))
 PLAIN = (

@@ -105,6 +105,12 @@ INSUFFICIENT_PERMISSIONS = _refused(
     "This key may not do this: it does not have the scope '{scope}'.",
     "the key is good, and not for this",
 )
+FOREIGN_USAGE = _refused(
+    403,
+    "insufficient_permissions",
+    "This key sees its own usage alone: leave 'api_key_ids' out, or ask with an admin key.",
+    "the usage of another key was asked for, without an admin key",
+)
 UNKNOWN_ROUTE = _refused(404, "unknown_url", "Unknown request URL: {method} {path}.", "no such route")
 FILE_NOT_FOUND = _refused(404, "file_not_found", "There is no such file.", "a result URL that was never given out")
 METHOD_NOT_ALLOWED = _refused(

@@ -144,6 +144,10 @@ def forbidden_origin(origin: str) -> SafelightError:
     return SafelightError(error_table.FORBIDDEN_ORIGIN, origin=quoted(origin))
 
 
+def foreign_usage() -> SafelightError:
+    return SafelightError(error_table.FOREIGN_USAGE, "api_key_ids")
+
+
 def adapter_unavailable(message: str) -> SafelightError:
     return SafelightError(error_table.ADAPTER_UNAVAILABLE, "loras", reason=message)
 

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
         description="The database of the books, sqlite:///PATH or postgresql+psycopg://...; kept until the server "
         "stops if unset.",
     )
+    ledger_keep_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="For how many days (UTC) before today the books are kept; for ever if unset.",
+    )
     local_only: bool = Field(default=False, description="No request leaves this server for a provider.")
     daily_usd: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, description="What all providers together may cost in a day (UTC)."

@@ -7,7 +7,7 @@ Invariant: what a call has returned from is on the disk; an entry is settled onc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, text
@@ -18,6 +18,7 @@ from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
 from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Page, Settlement
 from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
+from server.ledger.question import Group, Question, Sum
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -97,13 +98,14 @@ class Ledger:
         """By backend, of the attempts that began since: ended ones' cost plus open ones' reservations."""
         return await self._read(lambda connection: reading.spent(connection, since_unix_ms))
 
-    async def rows(
-        self, *, since_unix_ms: int, until_unix_ms: int, key_id: str | None, after: Cursor | None, limit: int
-    ) -> Page:
-        """Images that began in [since, until), oldest first. key_id: whose; None for everybody's. limit: 1 or more."""
-        return await self._read(
-            lambda connection: reading.page(connection, since_unix_ms, until_unix_ms, key_id, after, limit)
-        )
+    async def rows(self, asked: Question, *, after: Cursor | None, limit: int) -> Page:
+        """The images asked for, oldest first. limit: 1 or more."""
+        return await self._read(lambda connection: reading.page(connection, asked, after, limit))
+
+    async def sums(self, asked: Question, *, stretch_ms: int, by: Collection[Group], most: int) -> list[Sum] | None:
+        """Of the images asked for, over stretches of time counted from 1970, and by what they have in common, in that
+        order; None if there are more than `most`. A stretch and a group without images have none."""
+        return await self._read(lambda connection: reading.sums(connection, asked, stretch_ms, by, most))
 
     async def forget_before(self, unix_ms: int) -> int:
         """Delete settled entries and ended attempts that began earlier: how many. A part at a time, as others write

@@ -52,3 +52,8 @@ def test_it_raises_bad_request_with_the_parameter(got: dict[str, Any]) -> None:
 
 def test_it_lists_models(got: dict[str, Any]) -> None:
     assert {"demo-sdxl", "dall-e-3"} <= set(got["models"])
+
+
+def test_its_admin_side_reads_what_was_drawn_and_what_it_cost(got: dict[str, Any]) -> None:
+    assert {("demo-sdxl", "image.generation"), ("demo-sdxl", "image.edit")} <= {tuple(one) for one in got["drawn"]}
+    assert ["demo-sdxl, local", "usd"] in got["costs"]

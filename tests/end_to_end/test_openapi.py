@@ -36,6 +36,8 @@ LONG = (pytest.mark.whole, pytest.mark.timeout(1800))
 MAX_STEPS, MAX_GUIDANCE_SCALE = 100, 20
 MODELS = ("demo-sdxl", "dall-e-3", "gpt-image-1")
 SAMPLERS = SAMPLERS_BY_FAMILY["sdxl"]
+# Each of their parameters has its own ways to be wrong, and all four read them alike: /v1/organization/costs is left.
+MANY_QUERIES = ("/v1/usage", "/v1/usage/summary", "/v1/organization/usage/images")
 PATHS_THAT_NEED_A_PICTURE = ("/v1/images/edits", "/v1/images/variations")
 ERRORS = [
     (
@@ -54,15 +56,16 @@ def test_the_description_is_openapi_and_names_every_operation_and_path_parameter
     operations = [(path, one) for path, methods in description["paths"].items() for one in methods.values()]
     assert len({one["operationId"] for _, one in operations}) == len(operations) > 0
     for path, one in operations:
-        assert [parameter["name"] for parameter in one.get("parameters", ())] == re.findall(r"{(\w+)}", path)
+        in_path = [parameter["name"] for parameter in one.get("parameters", ()) if parameter["in"] == "path"]
+        assert in_path == re.findall(r"{(\w+)}", path)
 
 
-@pytest.mark.parametrize("examples", [6, pytest.param(300, marks=LONG)])
+@pytest.mark.parametrize(("examples", "left_out"), [(6, MANY_QUERIES), pytest.param(300, (), marks=LONG)])
 def test_what_the_description_forbids_is_refused_as_described(
-    server: ServerProcess, subtests: pytest.Subtests, examples: int
+    server: ServerProcess, subtests: pytest.Subtests, examples: int, left_out: tuple[str, ...]
 ) -> None:
     schema = described(server, GenerationMode.NEGATIVE, ["coverage", "fuzzing"], examples)
-    check_every_operation(schema, assert_refused, subtests)
+    check_every_operation(schema.exclude(path=list(left_out)), assert_refused, subtests)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,7 @@ def assert_answered(case: Case) -> None:
         if isinstance(case.body, dict):
             case.body = mended(case.body, case.path, is_form=case.media_type == "multipart/form-data")
         case.path_parameters = {name: existing_name(case) for name in case.path_parameters}
+        case.query = {name: value for name, value in case.query.items() if name not in MISPLACED_IN_QUERIES}
         answer = answer_to(case)
         assert answer.status_code == 200, answer.text
 
@@ -118,6 +122,11 @@ def answer_to(case: Case) -> Response:
     # Whether a case that was changed is still an allowed one, schemathesis cannot tell: that is judged here.
     excluded: list[CheckFunction] = [positive_data_acceptance, negative_data_rejection]
     return case.call_and_validate(additional_checks=OUR_CHECKS, excluded_checks=excluded)
+
+
+# What may be refused although each is allowed alone: an end before the start, more buckets than their width allows, a
+# cursor that nobody gave out, and what has no place beside a CSV file.
+MISPLACED_IN_QUERIES = {"end_time", "limit", "page", "format"}
 
 
 def existing_name(case: Case) -> str:

@@ -30,6 +30,7 @@ EVERY_ERROR = {
     "model_unavailable": errors.model_unavailable("demo-sdxl"),
     "model_pinned": errors.model_pinned("demo-sdxl"),
     "forbidden_origin": errors.forbidden_origin(HOSTILE),
+    "foreign_usage": errors.foreign_usage(),
     "adapter_unavailable": errors.adapter_unavailable("The adapter 'brush' cannot be used: it is damaged."),
     "control_unavailable": errors.control_unavailable("The control 'canny' cannot be used: it is damaged."),
     "ledger_unavailable": errors.ledger_unavailable(),

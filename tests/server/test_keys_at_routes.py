@@ -25,7 +25,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # The golden table: what is served by which method, and the scopes that open it; the empty set: no key at all is needed.
 NOBODY: frozenset[str] = frozenset()
 ANY_KEY = frozenset(SCOPES)
-DRAWS, RULES = frozenset({"generate", "admin"}), frozenset({"admin"})
+DRAWS, READS, RULES = frozenset({"generate", "admin"}), frozenset({"usage", "admin"}), frozenset({"admin"})
 GOLDEN: dict[tuple[str, str], frozenset[str]] = {
     **{
         (method, prefix + path): who
@@ -36,6 +36,10 @@ GOLDEN: dict[tuple[str, str], frozenset[str]] = {
             ("POST", "/images/variations", DRAWS),
             ("GET", "/models", ANY_KEY),
             ("GET", "/models/{model:path}", ANY_KEY),
+            ("GET", "/usage", READS),
+            ("GET", "/usage/summary", READS),
+            ("GET", "/organization/usage/images", READS),
+            ("GET", "/organization/costs", READS),
         )
     },
     **{("POST", f"/admin/models/{{model:path}}/{verb}"): RULES for verb in ("load", "unload", "pin", "unpin")},

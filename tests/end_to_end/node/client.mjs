@@ -3,7 +3,7 @@ import OpenAI, { toFile } from "openai";
 
 const [url, imagePath] = process.argv.slice(2);
 const { readFile } = await import("node:fs/promises");
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", maxRetries: 0 });
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused", adminAPIKey: "unused", maxRetries: 0 });
 const small = { prompt: "a red circle", size: "256x256", steps: 2, seed: 7 };
 const picture = async () => toFile(await readFile(imagePath), "in.png", { type: "image/png" });
 const got = {};
@@ -29,5 +29,10 @@ try {
 } catch (error) {
   got.error = { name: error.constructor.name, status: error.status, code: error.code, param: error.param };
 }
+const since = { start_time: Math.floor(Date.now() / 1000) - 86400 };
+const usage = await client.admin.organization.usage.images({ ...since, group_by: ["model", "source"] });
+got.drawn = usage.data.flatMap((bucket) => bucket.results).map((one) => [one.model, one.source]);
+const costs = await client.admin.organization.usage.costs({ ...since, group_by: ["line_item"] });
+got.costs = costs.data.flatMap((bucket) => bucket.results).map((one) => [one.line_item, one.amount.currency]);
 got.models = (await client.models.list()).data.map((model) => model.id);
 console.log(JSON.stringify(got));

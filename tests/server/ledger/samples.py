@@ -12,10 +12,11 @@ from sqlalchemy.pool import NullPool
 
 from server.ledger.entries import Attempt, AttemptEnd, Entry, Row, Settlement
 from server.ledger.ledger import Ledger
+from server.ledger.question import Question
 
 Result = TypeVar("Result")
 NOW = 1_790_000_000_000
-ALWAYS: dict[str, Any] = {"since_unix_ms": 0, "until_unix_ms": 2 * NOW, "key_id": None}
+ALWAYS = Question(0, 2 * NOW)
 
 
 def entry(request_id: str = "req_1", index: int = 0, **values: Any) -> Entry:
@@ -87,7 +88,7 @@ def played(url: str, play: Callable[[Ledger], Awaitable[Result]], **options: Any
 
 
 async def all_rows(ledger: Ledger) -> list[Row]:
-    return list((await ledger.rows(**ALWAYS, after=None, limit=100_000)).rows)
+    return list((await ledger.rows(ALWAYS, after=None, limit=100_000)).rows)
 
 
 @contextmanager

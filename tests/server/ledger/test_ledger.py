@@ -20,6 +20,7 @@ from server.ledger.problem import (
     LedgerProblem,
     LedgerRefusal,
 )
+from server.ledger.question import Question
 from tests.server.ledger.samples import (
     ALWAYS,
     NOW,
@@ -262,7 +263,7 @@ def test_pages_follow_one_another_oldest_first_without_gap_or_repetition(url: st
             await ledger.reserve([entry(f"req_{number}", index, began_unix_ms=NOW - number // 3) for index in range(2)])
         whole, pages, after = await all_rows(ledger), list[Row](), None
         while True:
-            page = await ledger.rows(**ALWAYS, after=after, limit=7)
+            page = await ledger.rows(ALWAYS, after=after, limit=7)
             pages += page.rows
             after = page.after
             if after is None:
@@ -276,8 +277,8 @@ def test_pages_follow_one_another_oldest_first_without_gap_or_repetition(url: st
 def test_the_last_page_says_that_it_is_the_last_though_it_is_full(url: str) -> None:
     async def play(ledger: Ledger) -> list[Cursor | None]:
         await ledger.reserve([entry(index=index) for index in range(4)])
-        first = await ledger.rows(**ALWAYS, after=None, limit=2)
-        return [first.after, (await ledger.rows(**ALWAYS, after=first.after, limit=2)).after]
+        first = await ledger.rows(ALWAYS, after=None, limit=2)
+        return [first.after, (await ledger.rows(ALWAYS, after=first.after, limit=2)).after]
 
     first, second = played(url, play)
     assert first is not None
@@ -289,12 +290,12 @@ def test_rows_are_narrowed_to_a_key_and_a_time(url: str) -> None:
         for name, key, late in (("a", "k1", 0), ("b", "k2", 0), ("c", "k1", 5), ("d", None, 9)):
             await ledger.reserve([entry(name, key_id=key, began_unix_ms=NOW + late)])
         pages = [
-            await ledger.rows(since_unix_ms=since, until_unix_ms=until, key_id=key, after=None, limit=9)
-            for since, until, key in (
-                (0, 2 * NOW, "k1"),
-                (NOW, NOW + 5, None),
-                (NOW + 5, NOW + 10, None),
-                (0, NOW, None),
+            await ledger.rows(asked, after=None, limit=9)
+            for asked in (
+                Question(0, 2 * NOW, keys=frozenset({"k1"})),
+                Question(NOW, NOW + 5),
+                Question(NOW + 5, NOW + 10),
+                Question(0, NOW),
             )
         ]
         return [[row.entry.request_id for row in page.rows] for page in pages]

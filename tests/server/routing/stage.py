@@ -16,6 +16,7 @@ from server.core.providers import LOCAL, RemoteModel, Target
 from server.core.request import ImageRequest, LocalRequest, Picture, RemoteRequest, Size
 from server.ledger.entries import Row
 from server.ledger.ledger import Ledger
+from server.ledger.question import Question
 from server.routing.accounts import Accounts, day_began_unix_ms
 from server.routing.allowance import Allowance
 from server.routing.choice import Weights
@@ -128,7 +129,7 @@ class Stage:
             ledger = Ledger(f"sqlite:///{self.folder / 'ledger.sqlite'}")
             await ledger.open()
             try:
-                page = await ledger.rows(since_unix_ms=0, until_unix_ms=2**52, key_id=None, after=None, limit=10_000)
+                page = await ledger.rows(Question(0, 2**52), after=None, limit=10_000)
                 return list(page.rows)
             finally:
                 await ledger.close()

@@ -1,0 +1,78 @@
+"""The command `safelight usage`: a table of what was drawn per day, key and model, or the same as JSON.
+
+Knows flags and a terminal; asks and adds nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server.connection import ServerProblem
+from server.terminal import DEFAULT_SERVER, KEY_FLAG, NOT_GOOD, SERVER_FLAG, fail, visible
+from server.usage_report import Line, Wanted, lines, total
+
+USUAL_DAYS = 7
+# Of what is no terminal: rich takes that for a narrow one, and would cut names short.
+FILE_COLUMNS = 200
+_encoder = msgspec.json.Encoder(decimal_format="number")
+DAY = ["%Y-%m-%d"]
+COLUMNS: dict[str, Literal["left", "right"]] = {
+    **dict.fromkeys(("day", "key", "model"), "left"),
+    **dict.fromkeys(("pictures", "work units", "failures", "cancelled", "USD"), "right"),
+}
+
+
+def usage_command(
+    since: Annotated[
+        datetime | None, typer.Option(formats=DAY, help="The first day (UTC); a week until the last if absent.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(formats=DAY, help="The last day (UTC); today if absent.")] = None,
+    key_id: Annotated[
+        list[str] | None, typer.Option(help="Whose, by the key's id; may be given several times. All if absent.")
+    ] = None,
+    server: SERVER_FLAG = DEFAULT_SERVER,
+    key: KEY_FLAG = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print what was drawn and what it cost, per day, key and model: one's own, or with an admin key everybody's."""
+    last = until.date() if until else datetime.now(UTC).date()
+    first = since.date() if since else last - timedelta(days=USUAL_DAYS - 1)
+    if first > last:
+        fail(f"--since {first} lies after --until {last}")
+    try:
+        found = lines(Wanted(server, key, first, last, key_id or ()))
+    except ServerProblem as problem:
+        fail(str(problem), status=NOT_GOOD)
+    if as_json:
+        typer.echo(_encoder.encode({"lines": [asdict(one) for one in found], "total": asdict(total(found))}).decode())
+        return
+    typer.echo(f"{first} to {last}, days of UTC")
+    console = Console()
+    (console if console.is_terminal else Console(width=FILE_COLUMNS)).print(table(found))
+
+
+def table(found: list[Line]) -> Table:
+    """A row each, and their sum below."""
+    made = Table(box=box.SIMPLE_HEAD, show_footer=True)
+    footers = [Text("total"), Text(), Text(), *cells(total(found))[3:]]
+    for (name, justify), footer in zip(COLUMNS.items(), footers, strict=True):
+        made.add_column(name, footer=footer, justify=justify, overflow="fold")
+    for one in found:
+        made.add_row(*cells(one))
+    return made
+
+
+def cells(one: Line) -> list[Text]:
+    """As plain text: a name may look like rich's own markup."""
+    numbers = (one.images, one.work_units, one.failures, one.cancelled)
+    names = (str(one.day), one.key_id or "-", one.model or "-")
+    return [Text(visible(text)) for text in (*names, *(f"{value:,.0f}" for value in numbers), f"{one.cost_usd:,f}")]
