@@ -34,6 +34,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
+from server.policy.building import build_policy
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
@@ -61,7 +62,7 @@ def build_services(
     settings: Settings, catalogue: Catalogue, base_url: str, files_folder: Path, ledger_url: str
 ) -> Services:
     """The parts of one server, built but not started. base_url: what result URLs start with. ledger_url: where the
-    books are kept."""
+    books are kept. Raises PolicyProblem."""
     workers, decoder = worker_settings(settings, catalogue), Decoder()
     dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
     local = LocalBackend(
@@ -85,6 +86,7 @@ def build_services(
         remotes=tuple(remotes.backends.values()),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
+        policy=build_policy(settings, catalogue, ledger.decide),
     )
 
 
@@ -115,7 +117,7 @@ def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSet
             device=device,
             threads=max(1, settings.threads // len(settings.devices)),
             silence_seconds=settings.worker_silence_seconds,
-            options=engine_options(settings, catalogue.never_together),
+            options=engine_options(settings, catalogue.never_together, catalogue.safety_checker),
             compile_cache=None if cache is None else str(cache.resolve()),
         )
         for device in settings.devices
@@ -131,7 +133,9 @@ def fetch_policy(settings: Settings) -> FetchPolicy | None:
     return None
 
 
-def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ...] = ()) -> EngineOptions:
+def engine_options(
+    settings: Settings, never_together: tuple[tuple[str, ...], ...] = (), safety_checker: str | None = None
+) -> EngineOptions:
     """What of the settings and the catalogue is the workers' business."""
     return EngineOptions(
         policy=settings.scheduling_policy,
@@ -142,6 +146,7 @@ def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ..
         weights_memory=settings.weights_memory,
         host_memory=settings.host_memory,
         never_together=never_together,
+        safety_checker=safety_checker,
     )
 
 
@@ -197,7 +202,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
-        await asyncio.gather(*(backend.close() for backend in services.remotes))
+        await asyncio.gather(services.policy.close(), *(backend.close() for backend in services.remotes))
         await asyncio.to_thread(services.files.close)
 
 

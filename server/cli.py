@@ -22,6 +22,8 @@ from server.fitting import fitting
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.ledger.problem import LedgerProblem
 from server.listener import bind, serve
+from server.policy.building import PolicyProblem
+from server.policy.building import findings as findings_of_policy
 from server.remotes import findings as findings_of_providers
 from server.terminal import (
     DEFAULT_SERVER,
@@ -32,6 +34,7 @@ from server.terminal import (
     check_models,
     configured,
     fail,
+    policy_problems,
 )
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
@@ -87,6 +90,8 @@ def serve_command(
             asyncio.run(serve(settings, catalogue, listener, print_welcome))
         except LedgerProblem as problem:
             fail(f"SAFELIGHT_LEDGER: {problem}")
+        except PolicyProblem as problem:
+            fail(*problem.problems)
 
 
 def print_welcome(address: str, services: Services) -> None:
@@ -186,8 +191,8 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, models.yaml, every model's files, and which fit on which device; exit 1 when a model or
-    an adapter or a ControlNet cannot be used."""
+    """Check the settings, models.yaml, every model's files, the content checks, and which models fit on which device;
+    exit 1 when a model, an adapter, a ControlNet or a check cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
@@ -198,13 +203,16 @@ def check(models: MODELS_FLAG = None) -> None:
             typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
     for line in findings_of_providers(settings, catalogue):
         typer.echo(visible(line))
+    against_policy = policy_problems(settings, catalogue)
+    for line in against_policy or findings_of_policy(catalogue):
+        typer.echo(visible(line))
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
-    raise typer.Exit(1 if broken else 0)
+    raise typer.Exit(1 if broken or against_policy else 0)
 
 
 @app.command("inspect")

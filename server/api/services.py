@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -16,6 +16,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
+from server.policy.policy import Policy
 from server.routing.router import Router
 
 
@@ -23,7 +24,8 @@ from server.routing.router import Router
 class Services:
     """One server's parts. fetch_policy: None offline, where no picture is fetched. reach: who could serve what. local:
     our own devices as a backend. remotes: the providers, which hold connections. base_url: what result URLs start with,
-    without a slash at the end."""
+    without a slash at the end. policy: what may be drawn and may leave; everything, unless models.yaml says otherwise.
+    """
 
     settings: Settings
     catalogue: Catalogue
@@ -38,6 +40,7 @@ class Services:
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int
+    policy: Policy = field(default_factory=Policy)
 
 
 def services_of(request: Request) -> Services:

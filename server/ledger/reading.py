@@ -11,11 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, select, tuple_
 
+from server.ledger.decisions import Decision
 from server.ledger.entries import Cursor, Entry, Page, Row, Settlement
-from server.ledger.tables import ATTEMPTS, ENTRIES
+from server.ledger.tables import ATTEMPTS, DECISIONS, ENTRIES
 
 _entry, _attempt = ENTRIES.c, ATTEMPTS.c
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
+_DECISION_FIELDS = tuple(field.name for field in fields(Decision))
 _SETTLEMENT_FIELDS = tuple(field.name for field in fields(Settlement) if field.name != "size")
 
 
@@ -37,6 +39,13 @@ def page(
     last = rows[-1] if len(found) > limit else None
     behind = None if last is None else Cursor(last[_entry.began_unix_ms], last[_entry.id])
     return Page(tuple(_row(row) for row in rows), behind)
+
+
+def decisions(connection: Connection, request_id: str) -> tuple[Decision, ...]:
+    """Of one request, in their order."""
+    query = select(DECISIONS).where(DECISIONS.c.request_id == request_id).order_by(DECISIONS.c.number)
+    found = connection.execute(query).mappings()
+    return tuple(Decision(**{name: row[DECISIONS.c[name]] for name in _DECISION_FIELDS}) for row in found)
 
 
 def _narrowed(query: Select[Any], key_id: str | None, after: Cursor | None) -> Select[Any]:
