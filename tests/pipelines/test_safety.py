@@ -62,7 +62,7 @@ def stock_cosine(checker: StableDiffusionSafetyChecker, pixels: Pixels) -> float
     seen = processor()(Picture.fromarray(pixels), return_tensors="pt").pixel_values
     with torch.no_grad():
         embeds = checker.visual_projection(checker.vision_model(seen)[1])
-    return float(torch.nn.functional.cosine_similarity(embeds, checker.concept_embeds).max())
+        return float(torch.nn.functional.cosine_similarity(embeds, checker.concept_embeds).max())
 
 
 def test_the_verdict_is_that_of_diffusers_on_both_sides_of_every_bar(tmp_path: Path) -> None:
