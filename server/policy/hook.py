@@ -46,7 +46,7 @@ class _Moderation(msgspec.Struct):
 
 
 class Hook:
-    """url: the moderator's. key: sent as a bearer token; None sends none. Call `close` once."""
+    """url: the moderator's. key: sent as a bearer token; None sends none. Call `close` at the end."""
 
     def __init__(self, url: str, key: str | None, deadline_seconds: float) -> None:
         self._url, self._deadline_seconds, self._is_near = url, deadline_seconds, is_near(url)
@@ -73,8 +73,9 @@ class Hook:
         return verdict_of(answer)
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
 
     async def _answer(self, content: bytes) -> bytes:
         headers = {"Content-Type": "application/json"}
