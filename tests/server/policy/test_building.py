@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from server.app import worker_settings
 from server.cli import app
 from server.core.caller import ANYBODY, Caller
 from server.core.catalogue import Catalogue
@@ -144,6 +145,13 @@ def test_a_check_that_crashes_refuses_and_whoever_counts_is_told(tmp_path: Path)
     with pytest.raises(Exception, match="cannot be made"):
         asyncio.run(judge.prompt(Texts(("a text",))))
     assert [(one.decision, one.problem, one.key_id) for one in counted] == [("refuse", "broken", "key_alice")]
+
+
+def test_every_worker_is_told_where_the_safety_checker_is(tmp_path: Path) -> None:
+    catalogue = loaded(tmp_path, "{name: pictures, kind: image, source: checker}")
+    workers = worker_settings(load_settings({"device": "cpu,cpu"}), catalogue)
+    folders = [worker.options.safety_checker for worker in workers]
+    assert folders == [str(tmp_path.resolve() / "checker")] * 2
 
 
 def test_the_command_check_says_what_the_checks_are_and_whom_they_leave_out(tmp_path: Path) -> None:
