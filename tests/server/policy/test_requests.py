@@ -132,7 +132,7 @@ class House:
         return cast("tuple[Decision, ...]", self._read(lambda books: books.decisions(reply.headers["x-request-id"])))
 
     def rows(self) -> list[Row]:
-        span = {"since_unix_ms": 0, "until_unix_ms": 2**52, "key_id": None, "after": None, "limit": 100}
+        span: dict[str, Any] = {"since_unix_ms": 0, "until_unix_ms": 2**52, "key_id": None, "after": None, "limit": 100}
         return list(cast(Any, self._read(lambda books: books.rows(**span))).rows)
 
     def _read(self, look: Callable[[Ledger], Any]) -> object:
