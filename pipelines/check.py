@@ -1,7 +1,8 @@
-"""A short process that says which models could be served: specs come in as JSON lines, findings go out.
+"""A short process that says which models could be served: specs come in as JSON lines, findings go out. A line that
+is a text is the folder of a safety checker.
 
 Knows the folder checks; imports no torch, so that it answers in a fraction of a second.
-Invariant: one finding per spec, in the order of the specs.
+Invariant: one finding per line, in the order of the lines.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pipelines.weights.adapter_file import find_adapter_problem
 from pipelines.weights.control_file import verify_controls
 from pipelines.weights.files import CheckpointProblem, element_count
 from pipelines.weights.layout import source_of
+from pipelines.weights.safety_file import NAME, find_safety_problem
 from pipelines.weights.verify import verify
 
 
@@ -35,8 +37,9 @@ def finding(spec: ModelSpec) -> Finding:
 
 def main() -> None:
     for line in sys.stdin.buffer:
-        spec = msgspec.json.decode(line, type=ModelSpec)
-        sys.stdout.buffer.write(msgspec.json.encode(finding(spec)) + b"\n")
+        asked = msgspec.json.decode(line, type=ModelSpec | str)
+        found = Finding(NAME, find_safety_problem(Path(asked))) if isinstance(asked, str) else finding(asked)
+        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,12 @@ SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
 FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
 FailureCode = Literal[
-    "generation_failed", "insufficient_memory", "model_unavailable", "adapter_unavailable", "control_unavailable"
+    "generation_failed",
+    "insufficient_memory",
+    "model_unavailable",
+    "adapter_unavailable",
+    "control_unavailable",
+    "check_unavailable",
 ]
 # What a hint beside the prompt is a picture of: edges, white on black; or distances, near is light.
 ControlKind = Literal["canny", "depth"]
@@ -109,6 +114,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     limit on a CPU, and what weights leave on a CUDA device. prompt_cache_bytes: how much the encoded prompts of one
     model may take. weights_memory, host_memory: what weights may take on the device and in the host's memory beside
     it, as amounts; None is a default by device. never_together: groups of models of which one at a time is there.
+    safety_checker: the folder of the one that looks at pictures whose jobs want it; None: there is none.
     """
 
     policy: Policy = "fair"
@@ -119,6 +125,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     weights_memory: str | None = None
     host_memory: str | None = None
     never_together: tuple[tuple[str, ...], ...] = ()
+    safety_checker: str | None = None
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -217,7 +224,8 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Submit(Message, frozen=True):
     """One image to draw with one model. caller: whose share of the device it takes. preview_steps: after which denoise
-    steps (from 1) a Preview is wanted. output: how the picture is written, and the previews too, but without facts."""
+    steps (from 1) a Preview is wanted. output: how the picture is written, and the previews too, but without facts.
+    is_checked: whether the safety checker must let the picture pass."""
 
     job_id: str
     model: str
@@ -227,6 +235,7 @@ class Submit(Message, frozen=True):
     wants_progress: bool = False
     preview_steps: tuple[int, ...] = ()
     output: Output = Output()
+    is_checked: bool = False
 
 
 class Cancel(Message, frozen=True):
@@ -306,11 +315,21 @@ class Preview(Message, frozen=True):
 
 
 class Image(Message, frozen=True):
-    """The job succeeded: the encoded picture and how long the device worked on it."""
+    """The job succeeded: the encoded picture and how long the device worked on it. check_ms: how long the safety
+    checker looked at it; None where it did not."""
 
     job_id: str
     file: bytes
     device_seconds: float
+    check_ms: int | None = None
+
+
+class Refused(Message, frozen=True):
+    """The job succeeded, and the safety checker does not let its picture pass: no byte of it crosses."""
+
+    job_id: str
+    device_seconds: float
+    check_ms: int
 
 
 class Failed(Message, frozen=True):
@@ -329,7 +348,7 @@ class Cancelled(Message, frozen=True):
 
 
 Command = Start | Submit | Cancel | Load | Unload | Pin | Shutdown
-Event = Ready | Residency | Heartbeat | Queued | Started | Progress | Preview | Image | Failed | Cancelled
+Event = Ready | Residency | Heartbeat | Queued | Started | Progress | Preview | Image | Refused | Failed | Cancelled
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

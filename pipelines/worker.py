@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import get_args
 
 # Before any library that might ask a hub: this process never goes online and never runs a checkpoint's code.
@@ -31,6 +32,7 @@ import torch
 
 from pipelines.engine.faults import FaultPoints
 from pipelines.engine.runner import Runner
+from pipelines.engine.safety import SafetyCheck
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import (
     FRAME_HEADER,
@@ -129,7 +131,8 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
         options = msgspec.structs.replace(
             start.options, memory_bytes=job_memory_bytes(start.options, memory_of(device), device)
         )
-        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, FaultPoints.from_environment())
+        faults, safety = FaultPoints.from_environment(), safety_of(start)
+        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, faults, safety)
         told = models.reports()
         pipe.send(Ready(str(device), told))
         has_worked = False
@@ -138,6 +141,12 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
             has_worked = runner.work()
             if (reports := models.reports()) != told:
                 pipe.send(Residency(told := reports))
+
+
+def safety_of(start: Start) -> SafetyCheck | None:
+    """What pictures must pass. Loaded for the first that must."""
+    folder = start.options.safety_checker
+    return None if folder is None else SafetyCheck(Path(folder))
 
 
 def open_models(start: Start, device: torch.device, aside: Aside, compilers: Executor) -> Models:

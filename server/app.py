@@ -40,6 +40,7 @@ from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
 from server.ledger.retention import forget_old
+from server.policy.building import build_policy
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
@@ -70,7 +71,7 @@ EXPOSED_HEADERS = (
 def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_folder: Path) -> Services:
     """The parts of one server, built but not started. base_url: what result URLs start with. own_folder: for what the
     settings give no other place; it may go with the server. Raises KeysProblem when there are no keys where there must
-    be."""
+    be, and PolicyProblem for checks that cannot be used."""
     workers, decoder = worker_settings(settings, catalogue), Decoder()
     dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
     local = LocalBackend(
@@ -99,6 +100,7 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
         desk=Desk(Shelf(answers_folder, settings.idempotency_quota_bytes)),
+        policy=build_policy(settings, catalogue, ledger.decide),
     )
 
 
@@ -129,7 +131,7 @@ def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSet
             device=device,
             threads=max(1, settings.threads // len(settings.devices)),
             silence_seconds=settings.worker_silence_seconds,
-            options=engine_options(settings, catalogue.never_together),
+            options=engine_options(settings, catalogue.never_together, catalogue.safety_checker),
             compile_cache=None if cache is None else str(cache.resolve()),
         )
         for device in settings.devices
@@ -145,7 +147,9 @@ def fetch_policy(settings: Settings) -> FetchPolicy | None:
     return None
 
 
-def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ...] = ()) -> EngineOptions:
+def engine_options(
+    settings: Settings, never_together: tuple[tuple[str, ...], ...] = (), safety_checker: str | None = None
+) -> EngineOptions:
     """What of the settings and the catalogue is the workers' business."""
     return EngineOptions(
         policy=settings.scheduling_policy,
@@ -156,6 +160,7 @@ def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ..
         weights_memory=settings.weights_memory,
         host_memory=settings.host_memory,
         never_together=never_together,
+        safety_checker=safety_checker,
     )
 
 
@@ -217,7 +222,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
-        await asyncio.gather(*(backend.close() for backend in services.remotes))
+        await asyncio.gather(services.policy.close(), *(backend.close() for backend in services.remotes))
         await asyncio.to_thread(services.files.close)
 
 

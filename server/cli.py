@@ -27,6 +27,8 @@ from server.idempotency.shelf import ShelfProblem
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.ledger.problem import LedgerProblem
 from server.listener import bind, serve
+from server.policy.building import PolicyProblem
+from server.policy.building import findings as findings_of_policy
 from server.remotes import findings as findings_of_providers
 from server.terminal import (
     DEFAULT_SERVER,
@@ -37,6 +39,7 @@ from server.terminal import (
     check_models,
     configured,
     fail,
+    policy_problems,
     visible,
 )
 
@@ -101,6 +104,8 @@ def serve_command(
             fail(f"SAFELIGHT_IDEMPOTENCY_FOLDER: {problem}")
         except KeysProblem as problem:
             fail(str(problem))
+        except PolicyProblem as problem:
+            fail(*problem.problems)
 
 
 def print_welcome(address: str, services: Services) -> None:
@@ -201,8 +206,8 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, the keys, models.yaml, every model's files, and which fit on which device; exit 1 when a
-    model, an adapter, a ControlNet or a key cannot be used."""
+    """Check the settings, the keys, models.yaml, every model's files, the content checks, and which models fit on which
+    device; exit 1 when a model, an adapter, a ControlNet, a key or a check cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
@@ -216,13 +221,16 @@ def check(models: MODELS_FLAG = None) -> None:
     key_problems = [] if settings.keys is None else problems_of(settings.keys, catalogue, time.time())
     for line in key_problems:
         typer.echo(f"keys: {line}")
+    against_policy = policy_problems(settings, catalogue)
+    for line in against_policy or findings_of_policy(catalogue):
+        typer.echo(visible(line))
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
-    raise typer.Exit(1 if broken or key_problems else 0)
+    raise typer.Exit(1 if broken or key_problems or against_policy else 0)
 
 
 @app.command("inspect")

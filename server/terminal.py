@@ -19,6 +19,7 @@ from server.core.catalogue import Catalogue
 from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.settings import OFFLINE_VARIABLES, Settings, SettingsProblem, load_settings
 from server.images.fetch import FetchPolicy
+from server.policy.building import PolicyProblem, build_policy
 from server.remotes import needs_lasting_books
 
 MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
@@ -60,9 +61,24 @@ def configured(**flags: Any) -> tuple[Settings, Catalogue]:
     return settings, catalogue
 
 
+def policy_problems(settings: Settings, catalogue: Catalogue) -> list[str]:
+    """What keeps the content checks from being made, a sentence each."""
+    try:
+        build_policy(settings, catalogue)
+    except PolicyProblem as problem:
+        return problem.problems
+    folder = catalogue.safety_checker
+    found = [] if folder is None else _asked_aside(msgspec.json.encode(folder) + b"\n")
+    return [f"policy, safety checker: {one.problem}" for one in found if one.problem is not None]
+
+
 def check_models(specs: tuple[ModelSpec, ...]) -> list[Finding]:
-    """Ask a short process of the worker's side: only that side knows what a sound model folder is."""
-    lines = b"".join(msgspec.json.encode(spec) + b"\n" for spec in specs)
+    """What the worker's side finds in the models' files."""
+    return _asked_aside(b"".join(msgspec.json.encode(spec) + b"\n" for spec in specs))
+
+
+def _asked_aside(lines: bytes) -> list[Finding]:
+    """Ask a short process of the worker's side: only that side knows what a sound folder is."""
     command = [sys.executable, "-m", "pipelines.check"]
     finished = subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True)
     return [msgspec.json.decode(line, type=Finding) for line in finished.stdout.splitlines()]

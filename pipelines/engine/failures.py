@@ -11,6 +11,7 @@ import traceback
 import torch
 
 from pipelines.denoise.decode import NonFiniteResults
+from pipelines.engine.safety import CheckUnavailable
 from pipelines.families.adapters import AdapterUnavailable
 from pipelines.families.controls import ControlUnavailable
 from pipelines.messages import Failed, FailureCode
@@ -32,11 +33,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
-def _explain(error: BaseException) -> tuple[FailureCode, str]:
+def _explain(error: BaseException) -> tuple[FailureCode, str]:  # noqa: PLR0911 (one for each kind)
     if isinstance(error, AdapterUnavailable):
         return "adapter_unavailable", f"The adapter {error.name!a} cannot be used with this model: {error.reason}."
     if isinstance(error, ControlUnavailable):
         return "control_unavailable", f"The control {error.kind!a} cannot be used with this model: {error.reason}."
+    if isinstance(error, CheckUnavailable):
+        return "check_unavailable", "The picture could not be checked on this server."
     if isinstance(error, CheckpointProblem):
         return "model_unavailable", "The model's files are missing or damaged on this server."
     if is_out_of_memory(error) or isinstance(error, TooLarge):

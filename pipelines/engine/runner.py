@@ -26,6 +26,7 @@ from pipelines.engine.job import Job
 from pipelines.engine.keep import with_kept
 from pipelines.engine.residents import Residents
 from pipelines.engine.row_caps import RowCaps
+from pipelines.engine.safety import CheckUnavailable, SafetyCheck
 from pipelines.engine.shares import Shares
 from pipelines.engine.waiting import wanted_by
 from pipelines.families.contract import Family
@@ -39,6 +40,7 @@ from pipelines.messages import (
     Preview,
     Progress,
     Queued,
+    Refused,
     Started,
     Submit,
 )
@@ -58,7 +60,7 @@ class Runner:
     """Does one work item at a time: the caller decides when, and hands in commands between two items.
 
     emit: takes events, from this thread and from the encoding pool. encoders: where picture files are made, off this
-    thread. clock: seconds.
+    thread. clock: seconds. safety: what pictures must pass whose jobs want it.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class Runner:
         clock: Callable[[], float],
         options: EngineOptions | None = None,
         faults: FaultPoints | None = None,
+        safety: SafetyCheck | None = None,
     ) -> None:
         self._models, self._emit, self._encoders, self._clock = models, emit, encoders, clock
         self._options = options or EngineOptions()
         self._faults = faults or FaultPoints()
+        self._safety = safety
         self._jobs: dict[str, Job] = {}
         self._candidates: dict[str, Candidate] = {}
         self._shares = Shares()
@@ -218,7 +222,8 @@ class Runner:
         """Tell whoever listens how far the job has come."""
         if job.request.wants_progress:
             self._emit(Progress(job.id, state.step, state.steps))
-        if state.step in job.request.preview_steps and not state.is_done:
+        # Nobody sees an unfinished picture of which the finished one must first be checked.
+        if state.step in job.request.preview_steps and not state.is_done and not job.request.is_checked:
             self._preview(job, state)
 
     def _preview(self, job: Job, state: DenoiseState) -> None:
@@ -253,12 +258,27 @@ class Runner:
             self._shares.charge(job.request.caller, work)
 
     def _finish(self, job: Job, pixels: Pixels) -> None:
-        """Encode and settle; runs in the encoding pool."""
+        """Check where that is wanted, encode and settle; runs in the encoding pool."""
         try:
-            file = encode(with_kept(pixels, job.params), self._output(job))
-            self._emit(Image(job.id, file, job.device_seconds))
+            pixels = with_kept(pixels, job.params)
+            check_ms, is_refused = self._checked(job, pixels)
+            if check_ms is not None and is_refused:
+                self._emit(Refused(job.id, job.device_seconds, check_ms))
+                return
+            self._emit(Image(job.id, encode(pixels, self._output(job)), job.device_seconds, check_ms))
         except Exception as error:
             self._emit(to_failed(job.id, error))
+
+    def _checked(self, job: Job, pixels: Pixels) -> tuple[int | None, bool]:
+        """How many milliseconds the check took, and whether the picture must not pass; (None, False) where the job
+        wants none. Raises CheckUnavailable where it wants one and there is none."""
+        if not job.request.is_checked:
+            return None, False
+        if self._safety is None:
+            raise CheckUnavailable("a check is wanted, and no safety checker is configured")
+        began_seconds = self._clock()
+        is_refused = self._safety.refuses(pixels)
+        return round((self._clock() - began_seconds) * 1000), is_refused
 
     def _output(self, job: Job) -> Output:
         """How the picture is written; where its file tells how it was drawn, also with which weights."""

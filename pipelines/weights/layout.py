@@ -53,6 +53,7 @@ STEMS = {
     "vae": DENOISER_STEM,
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "safety_checker": "model",
 }
 # Which variant is taken where an entry names none and there is no plain file.
 PREFERRED_VARIANTS = ("", "fp16", "bf16")

@@ -17,6 +17,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 from pipelines.weights.original_names import DENOISER
@@ -69,7 +70,7 @@ FLUX_BLOCKS = {
 }
 
 
-def to_model_names(tensors: Tensors, model: Any) -> Tensors:
+def to_model_names(tensors: Tensors, model: Any) -> Tensors:  # noqa: PLR0911 (one for each class)
     """The tensors of one component under the model's own names, whichever of the known names they had.
 
     Raises KeyError, ValueError or another error of diffusers' converters when the tensors are of another component.
@@ -85,9 +86,20 @@ def to_model_names(tensors: Tensors, model: Any) -> Tensors:
             return _clip(tensors, model)
         case T5EncoderModel():
             return _t5(tensors)
+        case StableDiffusionSafetyChecker():
+            return _safety_checker(tensors)
         case ControlNetModel():
             return tensors  # in diffusers' own names alone
     raise TypeError(f"no names are known for a {type(model).__name__}")
+
+
+def _safety_checker(tensors: Tensors) -> Tensors:
+    """transformers 5 has one level of `vision_model` less than those that the checker was published with."""
+    doubled = "vision_model.vision_model."
+    named = {
+        name.removeprefix("vision_model.") if name.startswith(doubled) else name: one for name, one in tensors.items()
+    }
+    return {name: one for name, one in named.items() if not name.endswith("position_ids")}
 
 
 def _unet(tensors: Tensors, model: UNet2DConditionModel) -> Tensors:

@@ -162,7 +162,7 @@ class PromptedBody(CommonBody):
         None, ge=0, le=MAX_PARTIAL_IMAGES, description="How often an unfinished picture is streamed; 0 if absent."
     )
     moderation: Annotated[Moderation | None, Allowed("'low' and 'auto'")] = Field(
-        None, description="For providers whose models take it; our own have no use for it."
+        None, description="For providers whose models take it, and for the operator's content checks."
     )
     # Documented by OpenAI for its own newest models: checked, and named in x-safelight-ignored.
     complexity: Annotated[Literal["low", "medium", "high"] | None, Allowed("'low', 'medium' and 'high'")] = Field(

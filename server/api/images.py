@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
+from server.api.judging import judging_of
 from server.api.multipart import receive_form
 from server.api.parse import parse
 from server.api.parsed import Parsed
@@ -67,13 +69,17 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     began, started_seconds = int(time.time()), time.perf_counter()
     services = services_of(request)
     parsed = parse(operation, values, services.reach, caller_of(request))
+    judging = judging_of(request, parsed[0].asked, services)
+    parsed = judging.candidates(parsed)
     _check_room(parsed, services)
     _check_storage(parsed[0].request, services)
+    if judging.has_checks and await unless_gone(request, judging.prompt(parsed)) is None:
+        return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     pictures = Pictures(parsed[0].asked, services)
     # A picture that is none is refused before anything else is done for the request.
     if await unless_gone(request, pictures.first_ready(parsed)) is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
-    journey = _journey(request, parsed, pictures, services)
+    journey = replace(_journey(request, parsed, pictures, services), examine=judging.examine)
     if parsed[0].asked.is_stream:
         events = events_of(journey, services.router, services.local.place, began, started_seconds)
         return EventStream(events, _ignored(parsed[0]))

@@ -18,6 +18,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
+from server.policy.policy import Policy
 from server.routing.router import Router
 
 
@@ -25,7 +26,8 @@ from server.routing.router import Router
 class Services:
     """One server's parts. door: says who asks. fetch_policy: None offline, where no picture is fetched. reach: who
     could serve what. local: our own devices as a backend. remotes: the providers, which hold connections. base_url:
-    what result URLs start with, without a slash at the end."""
+    what result URLs start with, without a slash at the end. policy: what may be drawn and may leave; everything, unless
+    models.yaml says otherwise."""
 
     settings: Settings
     door: Door
@@ -43,6 +45,7 @@ class Services:
     started_unix_seconds: int
     # What answers are joined and found again at; none is kept where it was not told a place.
     desk: Desk = field(default_factory=Desk)
+    policy: Policy = field(default_factory=Policy)
 
 
 def services_of(request: Request) -> Services:

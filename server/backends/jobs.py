@@ -49,6 +49,7 @@ def job_of(
         wants_progress=wants_progress,
         preview_steps=evenly_spaced(request.partial_images, forwards(family, params)),
         output=Output(request.output_format, request.output_compression, facts),
+        is_checked=request.is_checked,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipelines.messages import FamilyName, Submit
+from pipelines.messages import FamilyName, Refused, Submit
 from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.jobs import job_of
 from server.backends.together import together
@@ -85,7 +85,15 @@ class LocalBackend:
         async def draw(index: int, job: Submit) -> Picture:
             image = await self._dispatcher.draw(job, ears.listener_of(index))
             cost_usd = request.price_usd + image.device_seconds * self._usd_per_second
-            picture = Picture(image.file, job.params.seed, cost_usd, image.device_seconds)
+            is_refused = isinstance(image, Refused)
+            picture = Picture(
+                file=b"" if isinstance(image, Refused) else image.file,
+                seed=job.params.seed,
+                cost_usd=cost_usd,
+                device_seconds=image.device_seconds,
+                check_ms=image.check_ms,
+                is_refused=is_refused,
+            )
             ears.on_picture(index, picture)
             return picture
 

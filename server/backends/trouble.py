@@ -13,7 +13,8 @@ from typing import Literal
 # JSON, not what was asked for). failed: it says that it failed. throttled: it asks to come later. overloaded: it has no
 # room. no_quota: its account is used up. unauthorised: it does not know our credentials. retired: the model is gone for
 # good. unknown_model: it does not have the model. refused: it takes the request to be wrong. policy: it will not draw
-# this. bad_picture: what came is no picture that may be passed on.
+# this. bad_picture: what came is no picture that may be passed on. own_policy: it was drawn, and our own checks keep it
+# here. unjudged: it was drawn, and a check that must be made could not be.
 Cause = Literal[
     "unreachable",
     "timeout",
@@ -28,6 +29,8 @@ Cause = Literal[
     "refused",
     "policy",
     "bad_picture",
+    "own_policy",
+    "unjudged",
 ]
 
 

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pipelines.messages import ModelSpec
 from server.core.errors import did_you_mean
 from server.core.model_entry import ModelEntry
+from server.core.policy_entry import PolicyEntry
 from server.core.providers import LOCAL, BackendEntry, BackendName, NameEntry, Target
 from server.core.strict import Strict
 
@@ -35,6 +36,7 @@ class CatalogueFile(Strict):
     never_together: tuple[Annotated[tuple[str, ...], Field(min_length=2, strict=False)], ...] = Field(
         default=(), strict=False
     )
+    policy: PolicyEntry = PolicyEntry()
 
     @field_validator("never_together")
     @classmethod
@@ -85,6 +87,17 @@ class Catalogue:
     def never_together(self) -> tuple[tuple[str, ...], ...]:
         """Groups of models of which one at a time may be on a device."""
         return self._file.never_together
+
+    @property
+    def policy(self) -> PolicyEntry:
+        """What is judged; nothing unless the file says so."""
+        return self._file.policy
+
+    @property
+    def safety_checker(self) -> str | None:
+        """The folder of the one that workers look at pictures with."""
+        sources = (check.source for check in self._file.policy.checks if check.source is not None)
+        return next((self.absolute(source) for source in sources), None)
 
     @property
     def models(self) -> dict[str, ModelEntry]:
@@ -146,37 +159,37 @@ class Catalogue:
             model,
             entry.family,
             self._place(model, entry),
-            None if entry.rest is None else self._absolute(entry.rest),
+            None if entry.rest is None else self.absolute(entry.rest),
             # The name of a published configuration has no slash; a folder is written with one.
-            config if config is None or "/" not in config else self._absolute(config),
+            config if config is None or "/" not in config else self.absolute(config),
             entry.variant,
-            {name: self._absolute(path) for name, path in entry.parts.items()},
+            {name: self.absolute(path) for name, path in entry.parts.items()},
             entry.hub is not None,
             entry.loading,
             entry.dtype,
             entry.fit,
             entry.attention,
             entry.compile,
-            {name: self._absolute(lora.source) for name, lora in entry.loras.items() if lora.source is not None},
+            {name: self.absolute(lora.source) for name, lora in entry.loras.items() if lora.source is not None},
             entry.lora_cache_bytes,
             {
-                kind: None if control.source is None else self._absolute(control.source)
+                kind: None if control.source is None else self.absolute(control.source)
                 for kind, control in entry.controls.items()
             },
         )
 
     def _place(self, model: str, entry: ModelEntry) -> str:
         if entry.source is not None:
-            return self._absolute(entry.source)
+            return self.absolute(entry.source)
         single_file = entry.hub.single_file if entry.hub else None
         return str(self.models_folder / folder_name(model) / (single_file or ""))
 
     def pinned_manifest(self, model: str) -> str | None:
         """Where the manifest lies that a model's sources are held to."""
         hub = self._file.models[model].hub
-        return None if hub is None or hub.manifest is None else self._absolute(hub.manifest)
+        return None if hub is None or hub.manifest is None else self.absolute(hub.manifest)
 
-    def _absolute(self, path: str) -> str:
+    def absolute(self, path: str) -> str:
         """Relative to models.yaml; ~ is the home folder where there is one."""
         return str((self._folder / os.path.expanduser(path)).resolve())  # noqa: PTH111 (the other one raises)
 

@@ -228,6 +228,19 @@ CONTENT_POLICY = _refused(
     "Your request was rejected by the safety system of the backend that was asked.",
     "a provider will not draw this; nobody else is asked",
 )
+AGAINST_POLICY = _refused(
+    400,
+    "content_policy_violation",
+    "Your request was rejected by this server's content policy.",
+    "a check of the operator's refused the prompt, or what was drawn for it; nobody else is asked",
+    should_retry=False,
+)
+POLICY_UNAVAILABLE = _busy(
+    "policy_unavailable",
+    "A content check of this server cannot be made at the moment, and nothing leaves it without.",
+    "the operator's moderator or the safety checker gave no answer, and the check is one that then refuses",
+    10,
+)
 BACKEND_REFUSED = _refused(
     400,
     "backend_refused",

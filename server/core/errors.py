@@ -169,6 +169,14 @@ def content_policy_violation() -> SafelightError:
     return SafelightError(error_table.CONTENT_POLICY, "prompt")
 
 
+def request_against_policy() -> SafelightError:
+    return SafelightError(error_table.AGAINST_POLICY, "prompt")
+
+
+def policy_unavailable() -> SafelightError:
+    return SafelightError(error_table.POLICY_UNAVAILABLE)
+
+
 def backend_refused() -> SafelightError:
     return SafelightError(error_table.BACKEND_REFUSED)
 

@@ -69,7 +69,8 @@ class LocalRequest(ImageRequest):
 
     image: RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
     far the image may be left; without an image it means nothing. loras: in the order in which they were named.
-    control: a hint beside the prompt, whose pixels come last of all.
+    control: a hint beside the prompt, whose pixels come last of all. is_checked: whether the worker's safety checker
+    sees the picture before anybody else does.
     """
 
     steps: int
@@ -79,6 +80,7 @@ class LocalRequest(ImageRequest):
     strength: float = 1.0
     loras: tuple[Lora, ...] = ()
     control: Control | None = field(default=None, repr=False)
+    is_checked: bool = False
 
     def seed_of(self, index: int) -> int:
         """Picture i is drawn with seed + i, so that each can be drawn again alone. Wraps at 2**64."""
@@ -111,10 +113,13 @@ class RemoteRequest(ImageRequest):
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A finished picture: the encoded file, its seed where it is known, what it cost, the seconds that a device of ours
-    worked on it, and the prompt that a provider drew instead of ours."""
+    worked on it, and the prompt that a provider drew instead of ours. check_ms: how long the worker's safety checker
+    looked at it, if it did; is_refused: what it found must not leave, and file is empty."""
 
     file: bytes
     seed: int | None
     cost_usd: float = 0.0
     device_seconds: float = 0.0
     revised_prompt: str | None = None
+    check_ms: int | None = None
+    is_refused: bool = False

@@ -26,6 +26,7 @@ from pipelines.messages import (
     Preview,
     Progress,
     Queued,
+    Refused,
     Started,
     Submit,
     Unload,
@@ -53,7 +54,7 @@ class _Pending:
     None while no worker is there. `beginnings` counts the workers that have begun with it."""
 
     submit: Submit
-    future: asyncio.Future[Image]
+    future: asyncio.Future[Image | Refused]
     work: float
     listen: Callable[[Event], None]
     lane: Lane | None = None
@@ -140,11 +141,11 @@ class Dispatcher:
     def _work_of(self, submit: Submit) -> float:
         return work_of(self._families[submit.model], submit.params)
 
-    async def draw(self, submit: Submit, listen: Callable[[Event], None] | None = None) -> Image:
+    async def draw(self, submit: Submit, listen: Callable[[Event], None] | None = None) -> Image | Refused:
         """Have one picture drawn; `listen` hears of its progress. Cancelling the awaiting task cancels the job. Raises
         SafelightError."""
         self.check_room(1)
-        future: asyncio.Future[Image] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Image | Refused] = asyncio.get_running_loop().create_future()
         pending = _Pending(submit, future, self._work_of(submit), listen or _not_listening)
         self._pending[submit.job_id] = pending
         self._place(pending)
@@ -235,7 +236,7 @@ class Dispatcher:
             case Queued(job_id=job_id) | Progress(job_id=job_id) | Preview(job_id=job_id):
                 if job_id in self._pending:
                     self._pending[job_id].listen(event)
-            case Image(job_id=job_id):
+            case Image(job_id=job_id) | Refused(job_id=job_id):
                 self._learn(event)
                 self._settle(job_id, event)
             case Failed(job_id=job_id):
@@ -246,7 +247,7 @@ class Dispatcher:
             case _:
                 pass  # a sign of life
 
-    def _learn(self, image: Image) -> None:
+    def _learn(self, image: Image | Refused) -> None:
         pending = self._pending.get(image.job_id)
         if pending is not None:
             self._pace.observe(pending.submit.model, pending.work, image.device_seconds)
@@ -261,13 +262,15 @@ class Dispatcher:
             error = errors.adapter_unavailable(event.message)
         elif event.code == "control_unavailable":
             error = errors.control_unavailable(event.message)
+        elif event.code == "check_unavailable":
+            error = errors.policy_unavailable()
         elif event.code == "insufficient_memory":
             error = errors.insufficient_memory(event.message)
         else:
             error = errors.generation_failed(event.message)
         self._settle(event.job_id, error)
 
-    def _settle(self, job_id: str, outcome: Image | errors.SafelightError) -> None:
+    def _settle(self, job_id: str, outcome: Image | Refused | errors.SafelightError) -> None:
         pending = self._pending.pop(job_id, None)
         if pending is None or pending.future.done():
             return

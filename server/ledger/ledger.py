@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from server.ledger import reading, writing
 from server.ledger.clerk import Clerk
 from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
+from server.ledger.decisions import Decision
 from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Page, Settlement
 from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
@@ -94,6 +95,15 @@ class Ledger:
     async def end_attempt(self, end: AttemptEnd) -> None:
         await self._write_each(writing.end_attempts, [end])
 
+    async def decide(self, decisions: Sequence[Decision]) -> None:
+        """Write down what content checks decided: all or none."""
+        if decisions:
+            await self._write_each(writing.decide, decisions)
+
+    async def decisions(self, request_id: str) -> tuple[Decision, ...]:
+        """What was decided of one request, in order."""
+        return await self._read(lambda connection: reading.decisions(connection, request_id))
+
     async def spent_microusd(self, since_unix_ms: int) -> dict[str, int]:
         """By backend, of the attempts that began since: ended ones' cost plus open ones' reservations."""
         return await self._read(lambda connection: reading.spent(connection, since_unix_ms))
@@ -108,8 +118,8 @@ class Ledger:
         return await self._read(lambda connection: reading.sums(connection, asked, stretch_ms, by, most))
 
     async def forget_before(self, unix_ms: int) -> int:
-        """Delete settled entries and ended attempts that began earlier: how many. A part at a time, as others write
-        meanwhile; a LedgerProblem on the way leaves the rest for the next time."""
+        """Delete settled entries, ended attempts and decisions that began earlier: how many. A part at a time, as
+        others write meanwhile; a LedgerProblem on the way leaves the rest for the next time."""
         forgotten = 0
         while some := await self._write(lambda connection: writing.forget(connection, unix_ms)):
             forgotten += some

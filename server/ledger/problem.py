@@ -31,6 +31,7 @@ SETTLED_BEFORE: Final = "An entry is settled a second time."
 BEGUN_BEFORE: Final = "This attempt was begun before, or holds a value outside its range."
 NEVER_BEGUN: Final = "An attempt is ended that was never begun."
 ENDED_BEFORE: Final = "An attempt is ended a second time."
+DECIDED_BEFORE: Final = "This decision was written before, or holds a value outside its range."
 OUT_OF_RANGE: Final = "A value is outside its range."
 
 

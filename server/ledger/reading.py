@@ -12,12 +12,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, or_, select, tuple_
 
+from server.ledger.decisions import Decision
 from server.ledger.entries import Cursor, Entry, Page, Row, Settlement
 from server.ledger.question import Group, Question, Sum
-from server.ledger.tables import ATTEMPTS, ENTRIES
+from server.ledger.tables import ATTEMPTS, DECISIONS, ENTRIES
 
 _entry, _attempt = ENTRIES.c, ATTEMPTS.c
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
+_DECISION_FIELDS = tuple(field.name for field in fields(Decision))
 _NAMES = ("request_id", "index")
 _SETTLEMENT_FIELDS = tuple(field.name for field in fields(Settlement) if field.name not in _NAMES)
 # By place, not by name: that takes a third of the time.
@@ -58,6 +60,13 @@ def page(connection: Connection, asked: Question, after: Cursor | None, limit: i
     found = connection.execute(query.limit(limit + 1)).all()
     rows = tuple(_row(values) for _, *values in found[:limit])
     return Page(rows, Cursor(rows[-1].entry.began_unix_ms, found[limit - 1][0]) if len(found) > limit else None)
+
+
+def decisions(connection: Connection, request_id: str) -> tuple[Decision, ...]:
+    """Of one request, in their order."""
+    query = select(DECISIONS).where(DECISIONS.c.request_id == request_id).order_by(DECISIONS.c.number)
+    found = connection.execute(query).mappings()
+    return tuple(Decision(**{name: row[DECISIONS.c[name]] for name in _DECISION_FIELDS}) for row in found)
 
 
 def sums(

@@ -1,4 +1,4 @@
-"""The two tables, as the newest migration leaves them.
+"""The tables, as the newest migration leaves them.
 
 Knows columns and their types on both databases; runs no statement.
 Invariant: equal to what the migrations make; tests/server/ledger/test_migrations.py compares them.
@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     false,
 )
@@ -133,3 +134,27 @@ Index(
     sqlite_where=ATTEMPTS.c.cost_microusd.is_(None),
     postgresql_where=ATTEMPTS.c.cost_microusd.is_(None),
 )
+
+DECISIONS = Table(
+    "policy_decisions",
+    METADATA,
+    Column("id", ROW_NUMBER, primary_key=True),
+    Column("request_id", String(100), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("image_index", Integer, key="index"),
+    Column("key_id", String(100)),
+    Column("check_name", String(40), nullable=False),
+    Column("stage", String(10), nullable=False),
+    Column("level", String(10), nullable=False),
+    Column("decision", String(10), nullable=False),
+    Column("problem", String(40)),
+    Column("ms", BigInteger, nullable=False),
+    Column("prompt_characters", Integer, nullable=False),
+    Column("prompt_digest", String(64), nullable=False),
+    Column("prompt", Text),
+    Column("began_unix_ms", BigInteger, nullable=False),
+    UniqueConstraint("request_id", "number", name="policy_decisions_once"),
+    CheckConstraint("stage IN ('prompt', 'result')", name="policy_decisions_stage"),
+    CheckConstraint("decision IN ('allow', 'refuse')", name="policy_decisions_decision"),
+)
+Index("policy_decisions_by_time", DECISIONS.c.began_unix_ms, DECISIONS.c.id)

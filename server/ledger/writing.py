@@ -13,9 +13,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, false, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
+from server.ledger.decisions import Decision
 from server.ledger.entries import INTERRUPTED, Attempt, AttemptEnd, Entry, Settlement
 from server.ledger.problem import (
     BEGUN_BEFORE,
+    DECIDED_BEFORE,
     ENDED_BEFORE,
     NEVER_BEGUN,
     NEVER_RESERVED,
@@ -24,7 +26,7 @@ from server.ledger.problem import (
     LedgerRefusal,
 )
 from server.ledger.reading import spent
-from server.ledger.tables import ATTEMPTS, ENTRIES
+from server.ledger.tables import ATTEMPTS, DECISIONS, ENTRIES
 
 # Rows that one deletion takes, so that nobody waits long behind it.
 FORGOTTEN_AT_ONCE = 2000
@@ -50,6 +52,7 @@ _SETTLE = (
     )
 )
 _BEGIN = insert(ATTEMPTS)
+_DECIDE = insert(DECISIONS)
 _END = (
     update(ATTEMPTS)
     .where(_attempt.attempt_id == bindparam("new_attempt_id"), _ATTEMPT_IS_OPEN)
@@ -60,7 +63,7 @@ _END = (
 )
 
 
-def _values(what: Entry | Settlement | Attempt | AttemptEnd) -> dict[str, Any]:
+def _values(what: Entry | Settlement | Attempt | AttemptEnd | Decision) -> dict[str, Any]:
     """By column. What `asdict` gives, without its copies."""
     return {field.name: getattr(what, field.name) for field in fields(what)}
 
@@ -119,6 +122,14 @@ def end_attempts(connection: Connection, ends: Sequence[AttemptEnd]) -> None:
         raise LedgerRefusal(ENDED_BEFORE if names <= set(there) else NEVER_BEGUN)
 
 
+def decide(connection: Connection, decisions: Sequence[Decision]) -> None:
+    """Raises LedgerRefusal if one of them is there already."""
+    try:
+        connection.execute(_DECIDE, [_values(decision) for decision in decisions])
+    except IntegrityError as error:
+        raise LedgerRefusal(DECIDED_BEFORE) from error
+
+
 def close_what_is_open(connection: Connection) -> int:
     """As nobody is left who could: how many entries. A reservation becomes the cost, as it may have been spent."""
     attempts = update(ATTEMPTS).where(_attempt.cost_microusd.is_(None))
@@ -131,10 +142,14 @@ def close_what_is_open(connection: Connection) -> int:
 
 
 def forget(connection: Connection, unix_ms: int) -> int:
-    """Delete settled entries and ended attempts that began before: how many, no more than 2 * FORGOTTEN_AT_ONCE."""
+    """Delete settled entries, ended attempts and decisions that began before: how many, no more than 3 *
+    FORGOTTEN_AT_ONCE."""
+    decisions = _delete_some(connection, DECISIONS, DECISIONS.c.id, unix_ms, true())
     entries = _delete_some(connection, ENTRIES, _entry.id, unix_ms, _entry.outcome.is_not(None))
-    return entries + _delete_some(
-        connection, ATTEMPTS, _attempt.attempt_id, unix_ms, _attempt.cost_microusd.is_not(None)
+    return (
+        decisions
+        + entries
+        + _delete_some(connection, ATTEMPTS, _attempt.attempt_id, unix_ms, _attempt.cost_microusd.is_not(None))
     )
 
 

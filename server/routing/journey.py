@@ -14,6 +14,7 @@ from server.core.errors import SafelightError
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest
 from server.core.request_id import new_request_id
+from server.routing.judged import Examine
 from server.routing.verdict import Verdict
 
 # What a try that served is called.
@@ -32,7 +33,8 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Journey:
     """candidates: in the operator's order, at least one. named: the model as the caller named it. deadline_seconds: on
-    the loop's clock; None: the caller waits for ever. caller: whose entry it is in the books, and whose share."""
+    the loop's clock; None: the caller waits for ever. caller: whose entry it is in the books, and whose share. examine:
+    what must let each picture pass before anybody hears of it; None: nothing."""
 
     candidates: tuple[Candidate, ...]
     named: str
@@ -40,6 +42,7 @@ class Journey:
     wants_progress: bool = False
     request_id: str = field(default_factory=new_request_id)
     caller: Caller = ANYBODY
+    examine: Examine | None = None
 
     @property
     def request(self) -> ImageRequest:

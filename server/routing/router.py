@@ -30,6 +30,7 @@ from server.routing.breaker import Breakers
 from server.routing.choice import Prospect, Weights, ranked, told
 from server.routing.closing import Closing
 from server.routing.journey import OK, Candidate, Course, Journey, Served, Try
+from server.routing.judged import judged
 from server.routing.record import Records
 from server.routing.verdict import Verdict, unasked, verdict_of
 
@@ -196,7 +197,8 @@ class Router:
         try:
             caller = journey.caller.key_id or ""
             order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress, caller)
-            drawn = await self._drawn(target, order, turn.ears(request))
+            draw = partial(self._drawn, target, order)
+            drawn = await judged(draw, request, turn.ears(request), journey.examine)
         except (SafelightError, Trouble) as failure:
             lost_usd = _lost_usd(failure, usd)
             verdict = self._failed(target, request, failure, course, lost_usd)

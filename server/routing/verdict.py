@@ -49,6 +49,13 @@ class _Rule:
     strain: Strain
 
 
+def _unjudged() -> SafelightError:
+    """It was drawn and paid for: clients must not have it drawn again by themselves."""
+    error = errors.policy_unavailable()
+    error.more_headers["x-should-retry"] = "false"
+    return error
+
+
 RULES: dict[Cause, _Rule] = {
     "unreachable": _Rule(errors.backend_failed, is_curable=True, strain="some"),
     "timeout": _Rule(errors.backend_timeout, is_curable=True, strain="some"),
@@ -62,6 +69,8 @@ RULES: dict[Cause, _Rule] = {
     "unknown_model": _Rule(errors.backend_unavailable, is_curable=True, strain="lasting"),
     "refused": _Rule(errors.backend_refused, is_curable=False, strain="none"),
     "policy": _Rule(errors.content_policy_violation, is_curable=False, strain="none"),
+    "own_policy": _Rule(errors.request_against_policy, is_curable=False, strain="none"),
+    "unjudged": _Rule(_unjudged, is_curable=False, strain="none"),
 }
 
 

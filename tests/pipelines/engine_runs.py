@@ -11,8 +11,9 @@ import torch
 
 from pipelines.engine.faults import Fault, FaultPoints
 from pipelines.engine.runner import Runner
+from pipelines.engine.safety import SafetyCheck
 from pipelines.families.contract import FamilyOptions
-from pipelines.messages import Cancelled, ControlKind, EngineOptions, Event, Failed, Image, ModelSpec, Submit
+from pipelines.messages import Cancelled, ControlKind, EngineOptions, Event, Failed, Image, ModelSpec, Refused, Submit
 from pipelines.residency.carrier import Carrier
 from pipelines.residency.holding import Budgets, Rules
 from pipelines.residency.models import Aside, Models
@@ -48,6 +49,7 @@ class Engine:
         loras: Mapping[str, str] | None = None,
         controls: Mapping[ControlKind, str | None] | None = None,
         changes: Mapping[str, Any] | None = None,
+        safety: SafetyCheck | None = None,
     ) -> None:
         options = options or EngineOptions()
         fields = {"loras": dict(loras or {}), "controls": dict(controls or {}), **(changes or {})}
@@ -65,6 +67,7 @@ class Engine:
             clock=lambda: next(ticks) / 100,
             options=options,
             faults=FaultPoints(faults),
+            safety=safety,
         )
 
     def draw(self, requests: Sequence[Submit], meanwhile: Callable[[], None] = lambda: None) -> dict[str, list[Event]]:
@@ -79,7 +82,7 @@ class Engine:
     def ends(self) -> dict[str, list[Event]]:
         ends: dict[str, list[Event]] = {}
         for event in self.events:
-            if isinstance(event, (Image, Failed, Cancelled)):
+            if isinstance(event, (Image, Refused, Failed, Cancelled)):
                 ends.setdefault(event.job_id, []).append(event)
         return ends
 
@@ -90,7 +93,9 @@ class Engine:
 def submit(job_id: str, *, model: str = "sdxl", caller: str = "", **changes: Any) -> Submit:
     """A small quick job; changes: to its parameters, or to the message."""
     message = {
-        name: changes.pop(name) for name in ("wants_progress", "preview_steps", "priority", "output") if name in changes
+        name: changes.pop(name)
+        for name in ("wants_progress", "preview_steps", "priority", "output", "is_checked")
+        if name in changes
     }
     asked = params(**{"width_px": 64, "height_px": 64, "steps": 2, "guidance_scale": 1.0, **changes})
     return Submit(job_id, model, asked, caller=caller, **message)

@@ -22,7 +22,9 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import (
+    CLIPConfig,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -127,6 +129,23 @@ def write_tiny_flux(folder: Path, *, takes_guidance: bool, takes_hint: bool = Fa
         ),
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_safety_checker(folder: Path, *, bar: float, side_px: int = 32) -> Path:
+    """One with random weights, and the same bar for every concept: the cosine from which on it refuses."""
+    torch.manual_seed(5)
+    vision = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(
+        vision_config={**vision, "image_size": side_px, "patch_size": 8}, text_config=text, projection_dim=16
+    )
+    checker = StableDiffusionSafetyChecker(config)
+    for name in ("concept_embeds", "special_care_embeds"):
+        torch.nn.init.normal_(getattr(checker, name))
+    checker.concept_embeds_weights.fill_(bar)
+    checker.special_care_embeds_weights.fill_(bar)
+    checker.save_pretrained(folder, safe_serialization=True)
     return folder
 
 

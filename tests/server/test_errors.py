@@ -36,6 +36,8 @@ EVERY_ERROR = {
     "ledger_unavailable": errors.ledger_unavailable(),
     "model_retired": errors.model_retired("dall-e-3", "gpt-image-2"),
     "content_policy_violation": errors.content_policy_violation(),
+    "request_against_policy": errors.request_against_policy(),
+    "policy_unavailable": errors.policy_unavailable(),
     "backend_refused": errors.backend_refused(),
     "backend_busy": errors.backend_busy(),
     "insufficient_quota": errors.insufficient_quota(),

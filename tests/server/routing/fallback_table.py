@@ -41,6 +41,8 @@ TROUBLES: dict[str, Trouble] = {
     "the model is retired": Trouble("retired", Facts(404)),
     "it takes the request to be wrong (400)": Trouble("refused", Facts(400)),
     "it will not draw this": Trouble("policy", Facts(400)),
+    "this server's policy keeps its picture here": Trouble("own_policy"),
+    "its picture cannot be checked": Trouble("unjudged"),
 }
 
 

@@ -52,7 +52,7 @@ def request_for(target: Target, count: int) -> ImageRequest:
 @dataclass(slots=True)
 class Scripted:
     """Draws, or raises what stands first in its script. seconds: its estimate. takes_seconds: how long it works. begun:
-    set once it is asked."""
+    set once it is asked. revised_prompt: what it says that it drew."""
 
     script: list[Exception] = field(default_factory=list)
     seconds: float | None = None
@@ -60,6 +60,7 @@ class Scripted:
     asked: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     patience: list[float | None] = field(default_factory=list)
+    revised_prompt: str | None = None
 
     def estimate(self, request: ImageRequest) -> Estimate:
         return Estimate(self.seconds, request.count * request.price_usd)
@@ -71,7 +72,8 @@ class Scripted:
         await asyncio.sleep(self.takes_seconds)
         if self.script:
             raise self.script.pop(0)
-        pictures = [Picture(b"file", None, order.request.price_usd) for _ in range(order.request.count)]
+        picture = Picture(b"file", None, order.request.price_usd, revised_prompt=self.revised_prompt)
+        pictures = [picture] * order.request.count
         for index, picture in enumerate(pictures):
             ears.on_picture(index, picture)
         return Drawn(tuple(pictures), sum(picture.cost_usd for picture in pictures))
