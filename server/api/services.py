@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -16,6 +16,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
+from server.limits.limiter import Limiter
 from server.routing.router import Router
 
 
@@ -38,6 +39,7 @@ class Services:
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int
+    limiter: Limiter = field(default_factory=Limiter)
 
 
 def services_of(request: Request) -> Services:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from server.ledger import reading, writing
 from server.ledger.clerk import Clerk
 from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
-from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Page, Settlement
+from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Excess, Page, Quota, Settlement
 from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
 
@@ -74,6 +74,19 @@ class Ledger:
         """All or none; durable when it returns."""
         if entries:
             await self._write_each(writing.reserve, entries)
+
+    async def try_reserve(self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int) -> Excess | None:
+        """Reserve them only if all of the quotas have room for them beside what began since then; else the first that
+        has not. Holds across servers."""
+        return await self._write(
+            lambda connection: writing.try_reserve(connection, entries, quotas, since_unix_ms), self._lock_caps
+        )
+
+    async def first_excess(
+        self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
+    ) -> Excess | None:
+        """What `try_reserve` would answer; nothing is written."""
+        return await self._read(lambda connection: writing.first_excess(connection, entries, quotas, since_unix_ms))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All or none, each entry exactly once."""
