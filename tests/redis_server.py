@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-UNPACKED = Path(sys.prefix) / "redis"
+UNPACKED = Path(sys.prefix) / "redis-server"
 START_SECONDS = 30.0
 ABSENT = (
     "There is no Redis. scripts/test fetches it where there are Debian's packages; elsewhere install it, so that "

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.gate import caller_of
 from server.api.services import Services
 from server.core import errors
-from server.limits.limiter import Visit
+from server.limits.limiter import Limiter, Visit
 
 VISIT, ARRIVED = "safelight.visit", "safelight.arrived_seconds"
 TIMEOUT_HEADER = "x-safelight-timeout"
@@ -41,7 +41,7 @@ class Turnstile:
         visit = await services.limiter.enter(caller_of(connection))
         scope[VISIT] = visit
         try:
-            await self._inner(scope, receive, _telling(visit, send))
+            await self._inner(scope, receive, _telling(services.limiter, visit, send))
         finally:
             visit.leave()
 
@@ -98,15 +98,15 @@ def _number(text: str) -> float | None:
     return float(text) if is_number else None
 
 
-def _telling(visit: Visit, send: Send) -> Send:
+def _telling(limiter: Limiter, visit: Visit, send: Send) -> Send:
     """Adds the limits' headers to the answer, and lets a plain one leave as it begins: the reader may be slow."""
 
     async def tell(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            headers.update(visit.headers)
             if not headers.get("content-type", "").startswith("text/event-stream"):
                 visit.leave()
+            headers.update(await limiter.headers(visit))
         await send(message)
 
     return tell

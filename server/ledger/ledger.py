@@ -15,9 +15,10 @@ from sqlalchemy import Connection, text
 from server.ledger import reading, writing
 from server.ledger.clerk import Clerk
 from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
-from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Excess, Page, Quota, Settlement
+from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Excess, Page, Quota, Settlement, Used
 from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
+from server.ledger.tally import Tally
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -39,6 +40,7 @@ class Ledger:
         self._database = Database(url, Patience(deadline_seconds))
         self._writer: Clerk | None = None
         self._reader: Clerk | None = None
+        self._tally = Tally()
 
     @property
     def commits(self) -> int:
@@ -79,14 +81,21 @@ class Ledger:
         """Reserve them only if all of the quotas have room for them beside what began since then; else the first that
         has not. Holds across servers."""
         return await self._write(
-            lambda connection: writing.try_reserve(connection, entries, quotas, since_unix_ms), self._lock_caps
+            lambda connection: writing.try_reserve(connection, self._tally, entries, quotas, since_unix_ms),
+            self._lock_caps,
         )
 
     async def first_excess(
         self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
     ) -> Excess | None:
         """What `try_reserve` would answer; nothing is written."""
-        return await self._read(lambda connection: writing.first_excess(connection, entries, quotas, since_unix_ms))
+
+        def look(connection: Connection) -> Excess | None:
+            keys = (quota.key_id for quota in quotas)
+            used = {key: self._tally.used(connection, since_unix_ms, key, may_move=True) for key in keys}
+            return writing.first_excess(entries, quotas, used)
+
+        return await self._read(look)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All or none, each entry exactly once."""
@@ -109,6 +118,10 @@ class Ledger:
     async def spent_microusd(self, since_unix_ms: int) -> dict[str, int]:
         """By backend, of the attempts that began since: ended ones' cost plus open ones' reservations."""
         return await self._read(lambda connection: reading.spent(connection, since_unix_ms))
+
+    async def used(self, key_id: str | None, since_unix_ms: int) -> Used:
+        """Of the day's quotas, by the images that began since: of one key; None: of all."""
+        return await self._read(lambda connection: self._tally.used(connection, since_unix_ms, key_id, may_move=True))
 
     async def rows(
         self, *, since_unix_ms: int, until_unix_ms: int, key_id: str | None, after: Cursor | None, limit: int

@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, case, func, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, func, select, tuple_
 
-from server.ledger.entries import Cursor, Entry, Page, Row, Settlement, Used
+from server.ledger.entries import Cursor, Entry, Page, Row, Settlement
 from server.ledger.tables import ATTEMPTS, ENTRIES
 
 _entry, _attempt = ENTRIES.c, ATTEMPTS.c
-# As settlements name them.
-OWN_DEVICES = "local"
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _SETTLEMENT_FIELDS = tuple(field.name for field in fields(Settlement) if field.name != "size")
 
@@ -27,30 +25,6 @@ def spent(connection: Connection, since_unix_ms: int) -> dict[str, int]:
     query = select(_attempt.backend, amount).where(_attempt.began_unix_ms >= since_unix_ms).group_by(_attempt.backend)
     # PostgreSQL's sum of whole numbers is a decimal.
     return {backend: int(total) for backend, total in connection.execute(query)}
-
-
-# Work counts where our own devices did it, or still may. What was never drawn eats no quota.
-_WORK = case(
-    (
-        (_entry.outcome.is_(None)) | ((_entry.outcome == "succeeded") & (_entry.backend == OWN_DEVICES)),
-        _entry.work_units,
-    ),
-    else_=0,
-)
-# Money counts wherever it went; what nobody was left to settle may have been spent.
-_MONEY = case(
-    (_entry.is_presumed, _entry.reserved_microusd),
-    else_=func.coalesce(_entry.cost_microusd, _entry.reserved_microusd),
-)
-
-
-def used(connection: Connection, since_unix_ms: int, key_id: str | None) -> Used:
-    """By the images that began since: of one key, or of all."""
-    query = select(func.sum(_WORK), func.sum(_MONEY)).where(_entry.began_unix_ms >= since_unix_ms)
-    if key_id is not None:
-        query = query.where(_entry.key_id == key_id)
-    work_units, microusd = connection.execute(query).one()
-    return Used(float(work_units or 0), int(microusd or 0))
 
 
 def page(

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, false, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
-from server.ledger.entries import INTERRUPTED, Attempt, AttemptEnd, Entry, Excess, Quota, Settlement
+from server.ledger.entries import INTERRUPTED, Attempt, AttemptEnd, Entry, Excess, Quota, Settlement, Used
 from server.ledger.problem import (
     BEGUN_BEFORE,
     ENDED_BEFORE,
@@ -23,8 +23,9 @@ from server.ledger.problem import (
     SETTLED_BEFORE,
     LedgerRefusal,
 )
-from server.ledger.reading import spent, used
+from server.ledger.reading import spent
 from server.ledger.tables import ATTEMPTS, ENTRIES
+from server.ledger.tally import Tally
 
 # Rows that one deletion takes, so that nobody waits long behind it.
 FORGOTTEN_AT_ONCE = 2000
@@ -74,24 +75,23 @@ def reserve(connection: Connection, entries: Sequence[Entry]) -> None:
 
 
 def try_reserve(
-    connection: Connection, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
+    connection: Connection, tally: Tally, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
 ) -> Excess | None:
     """Write them if they fit into all of the quotas; else the first that they do not fit into. Nobody else may try so
     until the commit."""
-    excess = first_excess(connection, entries, quotas, since_unix_ms)
+    used = {quota.key_id: tally.used(connection, since_unix_ms, quota.key_id) for quota in quotas}
+    excess = first_excess(entries, quotas, used)
     if excess is None:
         reserve(connection, entries)
     return excess
 
 
-def first_excess(
-    connection: Connection, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
-) -> Excess | None:
-    """The first of the quotas that these entries do not fit into beside what is used of it."""
+def first_excess(entries: Sequence[Entry], quotas: Sequence[Quota], used: Mapping[str | None, Used]) -> Excess | None:
+    """The first of the quotas that these entries do not fit into beside what is used up, by its key."""
     work_units = sum(entry.work_units for entry in entries)
     microusd = sum(entry.reserved_microusd for entry in entries)
     for quota in quotas:
-        so_far = used(connection, since_unix_ms, quota.key_id)
+        so_far = used[quota.key_id]
         if _exceeds(so_far.work_units, work_units, quota.work_units):
             return Excess(quota, so_far, is_of_money=False)
         if _exceeds(so_far.microusd, microusd, quota.microusd):

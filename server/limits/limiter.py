@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from server.core import errors
 from server.core.caller import Caller, Limits
 from server.core.errors import SafelightError
-from server.limits.rates import Rates, Refusal, View, What, Window
+from server.limits.rates import Rates, Refusal, What, Window
 from server.limits.shared import Shared
 from server.limits.slots import Bound, Lease, Slots
 from server.limits.words import headers_of
@@ -25,20 +25,16 @@ EVERYBODY, KEY_PREFIX = "server", "key:"
 
 @dataclass(slots=True)
 class Visit:
-    """One request that was let in. views: how its windows stood when it was counted in them."""
+    """One request that was let in. windows: those that it was counted in, or would have been."""
 
     caller: Caller
     lease: Lease
     _slots: Slots
-    views: list[View] = field(default_factory=list)
+    windows: list[Window] = field(default_factory=list)
 
     def leave(self) -> None:
         """Give back its slots. A second time nothing happens."""
         self._slots.free(self.lease)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return headers_of(self.views)
 
 
 class Limiter:
@@ -77,6 +73,10 @@ class Limiter:
             await self._take_slots(visit, count - visit.lease.count, windows)
         await self._take_rate(visit, windows, count)
 
+    async def headers(self, visit: Visit) -> dict[str, str]:
+        """How its windows stand, for its answer. Asked for when the answer begins: no decision waits for it."""
+        return headers_of(await self._rates.views(visit.windows)) if visit.windows else {}
+
     async def _take_slots(self, visit: Visit, count: int, windows: list[Window]) -> None:
         full = await self.slots.take(visit.lease, count)
         if full is not None:
@@ -89,15 +89,13 @@ class Limiter:
         refusal = await self._rates.take(windows, cost)
         if refusal is not None:
             raise await self._told(_rate_limited(refusal), visit, windows)
-        visit.views += await self._rates.views(windows)
+        visit.windows += windows
 
     async def _told(self, error: SafelightError, visit: Visit, windows: list[Window]) -> SafelightError:
         """The error with the headers that success has too."""
-        known = {view.window for view in visit.views}
-        missing = [*windows, *(self._windows(visit.caller, "images"))]
-        asked = [window for window in dict.fromkeys(missing) if window not in known]
-        visit.views += await self._rates.views(asked)
-        error.more_headers |= visit.headers
+        everything = [*visit.windows, *windows, *self._windows(visit.caller, "images")]
+        visit.windows = list(dict.fromkeys(everything))
+        error.more_headers |= await self.headers(visit)
         return error
 
     def _windows(self, caller: Caller, what: What) -> list[Window]:

@@ -35,6 +35,19 @@ class _Window:
         while self.hits and self.hits[0].at_seconds < before_seconds:
             self.total -= self.hits.popleft().amount
 
+    def oldest_of_newest(self, count: int) -> float | None:
+        """When the oldest came of the newest so many; None of none. Looks from the nearer end: views ask for the newest
+        one or for all, refusals for nearly all, and a whole server's minute may hold very many."""
+        if not self.hits or self.total <= count:
+            return self.hits[0].at_seconds if self.hits else None
+        is_near_the_end = count < self.total // 2
+        left = count if is_near_the_end else self.total - count + 1
+        for hit in reversed(self.hits) if is_near_the_end else self.hits:
+            left -= hit.amount
+            if left <= 0:
+                return hit.at_seconds
+        raise AssertionError("the total is the sum of the hits")
+
 
 class MemoryStorage(Storage, MovingWindowSupport):
     """Moving windows only. clock: seconds that never go backwards."""
@@ -74,14 +87,12 @@ class MemoryStorage(Storage, MovingWindowSupport):
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """Of the newest `limit` that count: when the oldest came, Unix seconds, and how many they are."""
-        now, count = self._clock(), 0
-        since = now
-        window = self._windows.get(key)
-        for hit in reversed(window.hits if window else ()):
-            if hit.at_seconds < now - expiry or count >= limit:
-                break
-            since, count = hit.at_seconds, count + hit.amount
-        return time.time() - (now - since), min(count, limit)
+        now, window = self._clock(), self._windows.get(key)
+        if window is None:
+            return time.time(), 0
+        window.forget(now - expiry)
+        since = window.oldest_of_newest(limit)
+        return time.time() - (now - (now if since is None else since)), min(window.total, limit)
 
     def _forget_idle(self, before_seconds: float) -> None:
         while self._windows:

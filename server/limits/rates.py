@@ -77,8 +77,8 @@ class Rates:
     async def take(self, windows: Sequence[Window], cost: int) -> Refusal | None:
         """Count so much in all of the windows, or tell which one has no room. cost: at most each window's limit.
 
-        Where Redis refuses the second of two windows, what the first one counted there stays: a refused try may cost
-        its key a request of the minute, and never lets one through too many.
+        Where Redis refuses the second of two windows, what the first one counted there stays, and what it counted
+        without our hearing of it is counted again: that may cost a key some of its minute, and lets nobody through.
         """
         taken: list[Window] = []
         for window in windows:

@@ -24,6 +24,10 @@ local now = redis.call('TIME')
 local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
 local lease, bounds = tonumber(ARGV[1]), tonumber(ARGV[2])
 local count = #ARGV - 2 - bounds
+-- Who asks again, as it heard no answer, does not stand in its own way.
+for _, key in ipairs(KEYS) do
+  for i = 3 + bounds, #ARGV do redis.call('ZREM', key, ARGV[i]) end
+end
 for i, key in ipairs(KEYS) do
   redis.call('ZREMRANGEBYSCORE', key, '-inf', seconds)
   if bounds > 0 and redis.call('ZCARD', key) + count > tonumber(ARGV[2 + i]) then return i end

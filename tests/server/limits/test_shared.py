@@ -165,5 +165,5 @@ def test_a_redis_that_is_silent_holds_nobody_up_for_long(redis: RedisServer, own
             return found_out, time.perf_counter() - began
 
     found_out, later = played(redis, play)
-    assert found_out < DEADLINE_SECONDS + 1
+    assert found_out < 2 * DEADLINE_SECONDS + 1
     assert later < 1, "whoever comes after does not wait again"
