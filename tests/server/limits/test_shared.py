@@ -91,8 +91,8 @@ def test_two_servers_hand_out_as_many_slots_as_there_are_together(redis: RedisSe
         held = [one.held(owner) for one in slots]
         for number, one in enumerate(leases):
             slots[number % 2].free(one)
-        for one in slots:
-            await one.stop()
+        for server in slots:
+            await server.stop()
         again = await slots[0].take(Lease((bound,)), 7)
         return [answers.count(None), sum(held), 0 if again is None else 1]
 
@@ -130,11 +130,11 @@ def test_without_redis_each_server_keeps_the_limits_alone_and_knows_what_it_let_
 
     async def play(first: Shared, _: Shared) -> None:
         rates, slots, lease = Rates(first), Slots(first), Lease((bound,))
-        for _ in range(3):
+        for _number in range(3):
             assert await rates.take([window], 1) is None
         assert await slots.take(lease, 2) is None
         redis.kill()
-        answers = [await rates.take([window], 1) for _ in range(20)]
+        answers = [await rates.take([window], 1) for _number in range(20)]
         assert answers.count(None) == 2, "three of five were let through before"
         assert await slots.take(Lease((bound,)), 1) == bound
         redis.start_again()
@@ -160,7 +160,7 @@ def test_a_redis_that_is_silent_holds_nobody_up_for_long(redis: RedisServer, own
             assert await rates.take([window], 1) is None
             found_out = time.perf_counter() - began
             began = time.perf_counter()
-            for _ in range(100):
+            for _number in range(100):
                 assert await rates.take([window], 1) is None
             return found_out, time.perf_counter() - began
 
