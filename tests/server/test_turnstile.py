@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -223,6 +223,16 @@ def test_pictures_on_their_way_hold_their_slots_and_the_last_one_out_leaves_none
 def test_a_wrong_request_gives_its_slot_back(tmp_path: Path, body: dict[str, Any]) -> None:
     async def play(one: House) -> None:
         assert (await one.post(**body)).status_code in {400, 404}
+        assert one.held == 0
+
+    played(tmp_path, play, concurrent_images=4)
+
+
+def test_a_request_that_meets_a_defect_gives_its_slots_back(tmp_path: Path) -> None:
+    async def play(one: House) -> None:
+        one.easel.seconds = cast(float, "no number")
+        with suppress(TypeError):
+            await one.post(n=2)
         assert one.held == 0
 
     played(tmp_path, play, concurrent_images=4)
