@@ -28,6 +28,7 @@ from server.api.repeats import REPEAT_HEADERS
 from server.api.routes import add_routes
 from server.api.services import Services
 from server.backends.local import LocalBackend
+from server.core.caller import Limits
 from server.core.catalogue import Catalogue
 from server.core.providers import LOCAL
 from server.core.settings import Settings
@@ -40,6 +41,8 @@ from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
 from server.ledger.retention import forget_old
+from server.limits.limiter import Limiter
+from server.limits.shared import Shared
 from server.policy.building import build_policy
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
@@ -65,6 +68,7 @@ EXPOSED_HEADERS = (
     "x-safelight-route",
     "x-safelight-drawn-size",
     *REPEAT_HEADERS,
+    *(f"x-ratelimit-{part}-{what}" for what in ("requests", "images") for part in ("limit", "remaining", "reset")),
 )
 
 
@@ -101,7 +105,15 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
         started_unix_seconds=int(time.time()),
         desk=Desk(Shelf(answers_folder, settings.idempotency_quota_bytes)),
         policy=build_policy(settings, catalogue, ledger.decide),
+        limiter=build_limiter(settings),
     )
+
+
+def build_limiter(settings: Settings) -> Limiter:
+    """What the server as a whole takes in a minute and at one time; the day's work is kept in the books."""
+    own = Limits(settings.requests_per_minute, settings.images_per_minute, settings.concurrent_images)
+    in_memory = settings.limits_storage.startswith("memory:")
+    return Limiter(own, None if in_memory else Shared(settings.limits_storage))
 
 
 def build_router(
@@ -116,7 +128,7 @@ def build_router(
     return Router(
         backends={LOCAL: local, **remotes.backends},
         upstreams=remotes.upstreams,
-        accounts=Accounts(ledger, caps_usd),
+        accounts=Accounts(ledger, caps_usd, settings.work_units_per_day),
         weights=Weights(settings.route_seconds_per_usd, settings.route_seconds_per_place),
         allowance=Allowance(settings.fallback_share),
     )
@@ -207,6 +219,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
+    services.limiter.start()
     await services.decoder.start()
     chores = (
         asyncio.create_task(_sweep(services.files, services.desk), name="file-sweeper"),
@@ -222,6 +235,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
+        await services.limiter.stop()
         await asyncio.gather(services.policy.close(), *(backend.close() for backend in services.remotes))
         await asyncio.to_thread(services.files.close)
 

@@ -53,11 +53,11 @@ ERROR_STATUSES: Mapping[int, str] = {
     410: "The file has expired.",
     413: "The body is too large.",
     415: "The body is of another type.",
-    429: "A provider takes no more at the moment, or its quota or the day's limit in USD is used up.",
+    429: "A limit of the key, the server or a provider is reached for now, or a quota is used up.",
     500: "The server failed.",
     502: "A provider failed.",
     503: "The server is busy, stopping, or cannot draw.",
-    504: "A provider did not answer in time.",
+    504: "A provider did not answer in time, or the request's own deadline passed.",
 }
 # What a route that takes a body may answer beside success.
 BODY_ERRORS = (400, 404, 408, 413, 415, 429, 500, 502, 503, 504)
@@ -83,9 +83,25 @@ ROUTE_HEADERS: Mapping[str, Any] = {
     "x-safelight-attempts": _text_header("Who was asked, and how it ended: BACKEND:MODEL=ok, or a word for why not."),
     "x-safelight-route": _text_header("Those who could serve, the best first, each with its score in seconds."),
 }
+LIMIT_HEADERS: Mapping[str, Any] = {
+    f"x-ratelimit-{part}-{what}": _text_header(description.format(what=what))
+    for what in ("requests", "images")
+    for part, description in (
+        ("limit", "How many {what} may come in a minute, where there is a limit."),
+        ("remaining", "How many {what} are left of it."),
+        ("reset", "When all of it is there again, such as 59.2s or 1m0s."),
+    )
+}
+TIMEOUT_PARAMETER: Mapping[str, Any] = {
+    "name": "x-safelight-timeout",
+    "in": "header",
+    "description": "Seconds until the pictures are of no use: refused at once where that is foreseen, ended then.",
+    "schema": {"type": "number", "minimum": 1, "maximum": 86_400},
+}
 ERROR_HEADERS: Mapping[str, Any] = {
     **HEADERS,
     **ROUTE_HEADERS,
+    **LIMIT_HEADERS,
     "retry-after": {
         "description": "Seconds, where repeating may help.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 60},
@@ -98,6 +114,7 @@ ERROR_HEADERS: Mapping[str, Any] = {
 DRAWN_HEADERS: Mapping[str, Any] = {
     **HEADERS,
     **ROUTE_HEADERS,
+    **LIMIT_HEADERS,
     "x-safelight-backend": _text_header("Who drew: local, or the name of a provider's backend."),
     "x-safelight-drawn-size": _text_header("The size that a provider drew, where it was brought to another."),
     "x-safelight-ignored": _text_header("The parameters that were sent and had no effect."),
@@ -263,6 +280,7 @@ def operation(
         # OpenAPI 3.1 has no words for a sequence of events; a schema would be read as that of each, or of all.
         drawn["content"]["text/event-stream"] = {}
     return {
+        "parameters": [TIMEOUT_PARAMETER],
         "requestBody": {"required": True, "content": content},
         "responses": {"200": drawn, **_refusals(*BODY_ERRORS)},
     }

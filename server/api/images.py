@@ -6,7 +6,6 @@ Invariant: either every picture that was asked for is in the reply, or the reply
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ from server.api.repeats import once
 from server.api.replies import Times, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
+from server.api.turnstile import deadline_of, visit_of
 from server.core import errors
 from server.core.providers import LOCAL
 from server.core.request import ImageRequest, Operation
@@ -75,13 +75,17 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     _check_storage(parsed[0].request, services)
     if judging.has_checks and await unless_gone(request, judging.prompt(parsed)) is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+    await services.limiter.add_pictures(visit_of(request), parsed[0].request.count)
     pictures = Pictures(parsed[0].asked, services)
+    journey = replace(_journey(request, parsed, pictures, services), examine=judging.examine)
+    await services.router.check_quotas(journey)
     # A picture that is none is refused before anything else is done for the request.
     if await unless_gone(request, pictures.first_ready(parsed)) is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
-    journey = replace(_journey(request, parsed, pictures, services), examine=judging.examine)
     if parsed[0].asked.is_stream:
-        events = events_of(journey, services.router, services.local.place, began, started_seconds)
+        events = events_of(
+            journey, services.router, services.local.place, began, started_seconds, visit_of(request).leave
+        )
         return EventStream(events, _ignored(parsed[0]))
     served = await unless_gone(request, services.router.draw(journey))
     if served is None:
@@ -95,11 +99,13 @@ def _journey(
     request: Request, parsed: tuple[Parsed[ImageRequest], ...], pictures: Pictures, services: Services
 ) -> Journey:
     asked = parsed[0].asked
-    patience_seconds = None if asked.is_stream else services.settings.plain_answer_seconds
+    plain_seconds = services.settings.plain_answer_seconds
+    deadline = deadline_of(request, is_stream=asked.is_stream, plain_seconds=plain_seconds)
     return Journey(
         candidates=tuple(Candidate(one.target, one.request, partial(pictures.ready, one)) for one in parsed),
         named=asked.body.model or services.catalogue.default_model,
-        deadline_seconds=None if patience_seconds is None else asyncio.get_running_loop().time() + patience_seconds,
+        deadline_seconds=deadline.at_seconds,
+        is_deadline_asked=deadline.is_asked,
         wants_progress=asked.is_stream and request.headers.get(PROGRESS_HEADER) == "true",
         request_id=request.scope[REQUEST_ID],
         caller=caller_of(request),

@@ -13,11 +13,13 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from server.api import admin, files, health, images, models, usage_rows, usage_sums
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.description import ImagesReply, Model, ModelList, asking, operation
 from server.api.gate import Need, close
+from server.api.turnstile import Turnstile
 from server.api.usage_schemas import CostsUsage, ImagesUsage, SummaryUsage, UsagePage
 
 PREFIXES = ("/v1", "/api", "")
@@ -25,13 +27,15 @@ PREFIXES = ("/v1", "/api", "")
 
 @dataclass(frozen=True, slots=True)
 class RouteEntry:
-    """described: what the OpenAPI page says of it; None: it is not on the page."""
+    """described: what the OpenAPI page says of it; None: it is not on the page. is_limited: it draws, and stands
+    behind a turnstile."""
 
     path: str
     endpoint: Callable[[Request], Awaitable[Response]]
     need: Need
     methods: tuple[str, ...] = ("GET",)
     described: dict[str, Any] | None = None
+    is_limited: bool = False
 
 
 _IMAGES = (
@@ -47,7 +51,7 @@ _SUMS = (
 # Served under every prefix, and described under /v1.
 PREFIXED = (
     *(
-        RouteEntry(f"/images/{word}", endpoint, "generate", ("POST",), operation(ImagesReply, body))
+        RouteEntry(f"/images/{word}", endpoint, "generate", ("POST",), operation(ImagesReply, body), is_limited=True)
         for word, endpoint, body in _IMAGES
     ),
     RouteEntry("/models", models.list_models, "anybody", described=operation(ModelList)),
@@ -100,3 +104,6 @@ def _add(app: FastAPI, entry: RouteEntry, prefix: str, *, is_listed: bool) -> No
         include_in_schema=is_listed,
         response_model=None,
     )
+    route = app.routes[-1]
+    if entry.is_limited and isinstance(route, Route):
+        route.app = Turnstile(route.app)

@@ -18,6 +18,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
+from server.limits.limiter import Limiter
 from server.policy.policy import Policy
 from server.routing.router import Router
 
@@ -43,6 +44,7 @@ class Services:
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int
+    limiter: Limiter = field(default_factory=Limiter)
     # What answers are joined and found again at; none is kept where it was not told a place.
     desk: Desk = field(default_factory=Desk)
     policy: Policy = field(default_factory=Policy)

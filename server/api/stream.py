@@ -38,6 +38,10 @@ EVENT_PREFIXES: dict[Operation, str] = {"generation": "image_generation", "edit"
 Told = dict[str, Any]
 
 
+def unmoved() -> None:
+    """Nobody waits for the end of the work."""
+
+
 @dataclass(slots=True)
 class _Teller:
     """Turns what happens to one request's pictures into events, and queues them."""
@@ -99,12 +103,18 @@ class _Teller:
 
 
 async def events_of(
-    journey: Journey, router: Router, place_of: Callable[[str, int], int], began: int, started_seconds: float
+    journey: Journey,
+    router: Router,
+    place_of: Callable[[str, int], int],
+    began: int,
+    started_seconds: float,
+    on_end: Callable[[], None] = unmoved,
 ) -> AsyncGenerator[bytes, None]:
     """The events of a request, as they happen, with a sign of life whenever nothing does for long. place_of: how many
-    pictures are in front of picture i of a request."""
+    pictures are in front of picture i of a request. on_end: called as soon as nothing is drawn any more, however slowly
+    the events are read."""
     teller = _Teller(journey, place_of, began, started_seconds)
-    working = asyncio.create_task(_work(journey, router, teller))
+    working = asyncio.create_task(_work(journey, router, teller, on_end))
     pause_seconds = PROGRESS_SECONDS if journey.wants_progress else KEEP_ALIVE_SECONDS
     try:
         while True:
@@ -122,7 +132,7 @@ async def events_of(
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def _work(journey: Journey, router: Router, teller: _Teller) -> None:
+async def _work(journey: Journey, router: Router, teller: _Teller, on_end: Callable[[], None]) -> None:
     """Draw all, and tell the end, whatever it is."""
     try:
         await router.draw(journey, teller.listener, teller.completed)
@@ -132,6 +142,7 @@ async def _work(journey: Journey, router: Router, teller: _Teller) -> None:
         log.exception("stream crashed")
         teller.queue.put_nowait({"type": "error", **errors.internal_error().body()})
     finally:
+        on_end()
         teller.queue.put_nowait(None)
 
 

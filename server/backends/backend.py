@@ -38,13 +38,15 @@ class Ears:
 @dataclass(frozen=True, slots=True)
 class Order(Generic[R_co]):
     """A complete request for one backend. patience_seconds: how long its caller still waits; None: for ever.
-    caller: whose share of a device it takes; all without a key are one."""
+    is_patience_asked: whether the caller said so itself. caller: whose share of a device it takes; all without a
+    key are one."""
 
     request: R_co
     request_id: str
     patience_seconds: float | None = None
     wants_progress: bool = False
     caller: str = ""
+    is_patience_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class LocalBackend:
         self._dispatcher.check_room(order.request.count)
         jobs = self._jobs(order)
         if order.patience_seconds is not None:
-            self._check_duration(jobs, order.patience_seconds)
+            self._check_duration(jobs, order.patience_seconds, is_asked=order.is_patience_asked)
         pictures = await self._draw_all(order.request, jobs, ears)
         return Drawn(tuple(pictures), sum(picture.cost_usd for picture in pictures))
 
@@ -71,15 +71,16 @@ class LocalBackend:
             for index in range(request.count)
         ]
 
-    def _check_duration(self, jobs: list[Submit], limit_seconds: float) -> None:
+    def _check_duration(self, jobs: list[Submit], limit_seconds: float, *, is_asked: bool) -> None:
         own_seconds = self._dispatcher.own_seconds(jobs)
         if own_seconds is None:
             return
         if own_seconds > limit_seconds:
-            raise errors.too_slow_for_a_plain_answer(own_seconds, limit_seconds)
+            refuse = errors.deadline_too_short if is_asked else errors.too_slow_for_a_plain_answer
+            raise refuse(own_seconds, limit_seconds)
         seconds = own_seconds + self._dispatcher.seconds_ahead(jobs)
         if seconds > limit_seconds:
-            raise errors.queue_too_long(seconds, limit_seconds)
+            raise (errors.queue_beyond_deadline if is_asked else errors.queue_too_long)(seconds, limit_seconds)
 
     async def _draw_all(self, request: LocalRequest, jobs: list[Submit], ears: Ears) -> list[Picture]:
         async def draw(index: int, job: Submit) -> Picture:

@@ -263,6 +263,53 @@ INSUFFICIENT_QUOTA = ErrorRow(
     "a provider's quota, or the operator's daily limit in USD",
     should_retry=False,
 )
+RATE_LIMITED = ErrorRow(
+    429,
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "Rate limit reached: {whose} may ask for {limit} {what} per minute. Try again in {seconds} s.",
+    "the key or the server takes no more requests or images within this minute; `Retry-After` says when it does",
+    1,
+)
+TOO_MANY_AT_ONCE = ErrorRow(
+    429,
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "Too many pictures at one time: {whose} may have {limit} on their way. Try again when one is done.",
+    "the key or the server has as many pictures on their way as it may",
+    5,
+)
+QUOTA_USED_UP = ErrorRow(
+    429,
+    "insufficient_quota",
+    "insufficient_quota",
+    "The day's quota of {what} of {whose} is used up: {used} of {limit} are spent or reserved, and this request needs "
+    "{needed}. The day ends at midnight UTC.",
+    "the key's or the server's work units or USD of this day (UTC) do not suffice for this request",
+    should_retry=False,
+)
+DEADLINE_EXCEEDED = ErrorRow(
+    504,
+    SERVER_ERROR,
+    "deadline_exceeded",
+    "The pictures were not there within the time that this request may take; they are not drawn any further.",
+    "the deadline of `x-safelight-timeout`, of the client, or of plain answers passed while it was drawn",
+    should_retry=False,
+)
+DEADLINE_TOO_SHORT = _refused(
+    400,
+    "request_too_long",
+    "These pictures would take about {seconds:.0f} seconds, and x-safelight-timeout leaves {limit_seconds:.0f}. Allow "
+    "more time, or ask for less work.",
+    "this much work would take longer than `x-safelight-timeout`, on an idle server too",
+)
+QUEUE_BEYOND_DEADLINE = _busy(
+    "server_is_overloaded",
+    "The server is busy: these pictures would be there in about {seconds:.0f} seconds, and x-safelight-timeout leaves "
+    "{limit_seconds:.0f}. Allow more time, or try again later.",
+    "the pictures before this one would outlast `x-safelight-timeout`",
+    30,
+)
 BACKEND_FAILED = ErrorRow(
     502,
     SERVER_ERROR,

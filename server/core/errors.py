@@ -189,6 +189,34 @@ def insufficient_quota() -> SafelightError:
     return SafelightError(error_table.INSUFFICIENT_QUOTA)
 
 
+def rate_limited(whose: str, limit: int, what: str, wait_seconds: int) -> SafelightError:
+    """wait_seconds: 1 to 60, after which the same may be let through."""
+    error = SafelightError(error_table.RATE_LIMITED, whose=whose, limit=limit, what=what, seconds=wait_seconds)
+    error.more_headers["retry-after"] = str(wait_seconds)
+    return error
+
+
+def too_many_at_once(whose: str, limit: int) -> SafelightError:
+    return SafelightError(error_table.TOO_MANY_AT_ONCE, whose=whose, limit=limit)
+
+
+def quota_used_up(whose: str, what: str, used: str, limit: str, needed: str) -> SafelightError:
+    row = error_table.QUOTA_USED_UP
+    return SafelightError(row, whose=whose, what=what, used=used, limit=limit, needed=needed)
+
+
+def deadline_exceeded() -> SafelightError:
+    return SafelightError(error_table.DEADLINE_EXCEEDED)
+
+
+def deadline_too_short(seconds: float, limit_seconds: float) -> SafelightError:
+    return SafelightError(error_table.DEADLINE_TOO_SHORT, seconds=seconds, limit_seconds=limit_seconds)
+
+
+def queue_beyond_deadline(seconds: float, limit_seconds: float) -> SafelightError:
+    return SafelightError(error_table.QUEUE_BEYOND_DEADLINE, seconds=seconds, limit_seconds=limit_seconds)
+
+
 def backend_failed() -> SafelightError:
     return SafelightError(error_table.BACKEND_FAILED)
 

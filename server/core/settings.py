@@ -172,6 +172,26 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="How long a request body may take to arrive."
     )
     max_waiting_images: int = Field(default=200, ge=1, description="Pictures that may wait before callers get 503.")
+    limits_storage: str = Field(
+        default="memory://",
+        pattern=r"^(memory://|(redis|rediss|redis\+unix)://.+)$",
+        description="Where minutes and slots are counted: memory:// or, for several servers together, redis://HOST.",
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Requests for pictures that the whole server takes in a minute."
+    )
+    images_per_minute: int | None = Field(
+        default=None, ge=1, description="Pictures that the whole server takes on in a minute."
+    )
+    concurrent_images: int | None = Field(
+        default=None, ge=1, description="Pictures that may be on their way at one time."
+    )
+    work_units_per_day: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Rows x pixels x steps that the devices draw in a day (UTC).",
+    )
     worker_silence_seconds: float = Field(
         default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
     )

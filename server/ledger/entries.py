@@ -22,7 +22,8 @@ class Entry:
     """One image, reserved before any work for it starts. request_id and index (0, 1 ...) together are unique.
 
     key_id: whose it is; None without keys. requested_model: the name as sent, at most 100 characters. size:
-    "1024x1024", as asked. work_units: as admission reads them, 0 where nobody knows.
+    "1024x1024", as asked. work_units: as admission reads them, 0 where nobody knows. reserved_microusd: what it may
+    cost, which counts until it is settled.
     """
 
     request_id: str
@@ -33,6 +34,33 @@ class Entry:
     size: str
     began_unix_ms: int
     work_units: float
+    reserved_microusd: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What may be used up from some moment on. key_id: whose; None: of everybody together. None: no such limit."""
+
+    key_id: str | None
+    work_units: float | None = None
+    microusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What was drawn, and what is reserved for what is open."""
+
+    work_units: float
+    microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A quota that does not suffice, and what is used up of it already. is_of_money: whether it is money that lacks."""
+
+    quota: Quota
+    used: Used
+    is_of_money: bool
 
 
 @dataclass(frozen=True, slots=True)

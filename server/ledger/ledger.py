@@ -16,10 +16,11 @@ from server.ledger import reading, writing
 from server.ledger.clerk import Clerk
 from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
 from server.ledger.decisions import Decision
-from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Page, Settlement
+from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Excess, Page, Quota, Settlement, Used
 from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
 from server.ledger.question import Group, Question, Sum
+from server.ledger.tally import Tally
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -41,6 +42,7 @@ class Ledger:
         self._database = Database(url, Patience(deadline_seconds))
         self._writer: Clerk | None = None
         self._reader: Clerk | None = None
+        self._tally = Tally()
 
     @property
     def commits(self) -> int:
@@ -76,6 +78,26 @@ class Ledger:
         """All or none; durable when it returns."""
         if entries:
             await self._write_each(writing.reserve, entries)
+
+    async def try_reserve(self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int) -> Excess | None:
+        """Reserve them only if all of the quotas have room for them beside what began since then; else the first that
+        has not. Holds across servers."""
+        return await self._write(
+            lambda connection: writing.try_reserve(connection, self._tally, entries, quotas, since_unix_ms),
+            self._lock_caps,
+        )
+
+    async def first_excess(
+        self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
+    ) -> Excess | None:
+        """What `try_reserve` would answer; nothing is written."""
+
+        def look(connection: Connection) -> Excess | None:
+            keys = (quota.key_id for quota in quotas)
+            used = {key: self._tally.used(connection, since_unix_ms, key, may_move=True) for key in keys}
+            return writing.first_excess(entries, quotas, used)
+
+        return await self._read(look)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All or none, each entry exactly once."""
@@ -116,6 +138,10 @@ class Ledger:
         """Of the images asked for, over stretches of time counted from 1970, and by what they have in common, in that
         order; None if there are more than `most`. A stretch and a group without images have none."""
         return await self._read(lambda connection: reading.sums(connection, asked, stretch_ms, by, most))
+
+    async def used(self, key_id: str | None, since_unix_ms: int) -> Used:
+        """Of the day's quotas, by the images that began since: of one key; None: of all."""
+        return await self._read(lambda connection: self._tally.used(connection, since_unix_ms, key_id, may_move=True))
 
     async def forget_before(self, unix_ms: int) -> int:
         """Delete settled entries, ended attempts and decisions that began earlier: how many. A part at a time, as

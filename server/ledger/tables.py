@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -61,6 +62,7 @@ ENTRIES = Table(
     Column("size", String(20), nullable=False),
     Column("began_unix_ms", BigInteger, nullable=False),
     Column("work_units", Double, nullable=False),
+    Column("reserved_microusd", BigInteger, nullable=False, server_default=text("0")),
     # null while it is open
     Column("outcome", String(11)),
     # closed by a later start, as its server seemed to be gone; a server that is there after all may still settle it

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, fals
 from sqlalchemy.exc import IntegrityError
 
 from server.ledger.decisions import Decision
-from server.ledger.entries import INTERRUPTED, Attempt, AttemptEnd, Entry, Settlement
+from server.ledger.entries import INTERRUPTED, Attempt, AttemptEnd, Entry, Excess, Quota, Settlement, Used
 from server.ledger.problem import (
     BEGUN_BEFORE,
     DECIDED_BEFORE,
@@ -27,6 +27,7 @@ from server.ledger.problem import (
 )
 from server.ledger.reading import spent
 from server.ledger.tables import ATTEMPTS, DECISIONS, ENTRIES
+from server.ledger.tally import Tally
 
 # Rows that one deletion takes, so that nobody waits long behind it.
 FORGOTTEN_AT_ONCE = 2000
@@ -74,6 +75,36 @@ def reserve(connection: Connection, entries: Sequence[Entry]) -> None:
         connection.execute(_RESERVE, [_values(entry) for entry in entries])
     except IntegrityError as error:
         raise LedgerRefusal(RESERVED_BEFORE) from error
+
+
+def try_reserve(
+    connection: Connection, tally: Tally, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
+) -> Excess | None:
+    """Write them if they fit into all of the quotas; else the first that they do not fit into. Nobody else may try so
+    until the commit."""
+    used = {quota.key_id: tally.used(connection, since_unix_ms, quota.key_id) for quota in quotas}
+    excess = first_excess(entries, quotas, used)
+    if excess is None:
+        reserve(connection, entries)
+    return excess
+
+
+def first_excess(entries: Sequence[Entry], quotas: Sequence[Quota], used: Mapping[str | None, Used]) -> Excess | None:
+    """The first of the quotas that these entries do not fit into beside what is used up, by its key."""
+    work_units = sum(entry.work_units for entry in entries)
+    microusd = sum(entry.reserved_microusd for entry in entries)
+    for quota in quotas:
+        so_far = used[quota.key_id]
+        if _exceeds(so_far.work_units, work_units, quota.work_units):
+            return Excess(quota, so_far, is_of_money=False)
+        if _exceeds(so_far.microusd, microusd, quota.microusd):
+            return Excess(quota, so_far, is_of_money=True)
+    return None
+
+
+def _exceeds(used_up: float, more: float, limit: float | None) -> bool:
+    """Who asks for nothing more is not refused for what is gone."""
+    return limit is not None and more > 0 and used_up + more > limit
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:

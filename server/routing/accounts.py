@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from server.core import errors
+from server.core.caller import Caller
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
-from server.ledger.entries import Attempt, AttemptEnd, Entry, Outcome, Settlement
+from server.ledger.entries import Attempt, AttemptEnd, Entry, Excess, Outcome, Quota, Settlement
 from server.ledger.ledger import Ledger
 from server.ledger.problem import LedgerProblem
 from server.routing.journey import Journey, Served
@@ -28,16 +29,44 @@ MAX_NAME_CHARACTERS = 100
 
 
 class Accounts:
-    """caps_usd: what may be spent in a day (UTC), by backend; under None by all together."""
+    """caps_usd: what may be spent in a day (UTC), by backend; under None by all together. work_units_per_day: what our
+    own devices draw in a day, for everybody; None: as much as they can."""
 
-    def __init__(self, ledger: Ledger, caps_usd: Mapping[str | None, float]) -> None:
-        self._ledger = ledger
+    def __init__(
+        self, ledger: Ledger, caps_usd: Mapping[str | None, float], work_units_per_day: float | None = None
+    ) -> None:
+        self._ledger, self._work_units_per_day = ledger, work_units_per_day
         self._caps = {backend: microusd(usd) for backend, usd in caps_usd.items()}
 
-    async def open(self, journey: Journey) -> None:
-        """Raises SafelightError when the books cannot be kept."""
+    async def check(self, journey: Journey, usd: float) -> None:
+        """Whether the day's quotas would have room, before anything is done. Raises SafelightError as `open` does."""
+        quotas = self._quotas(journey.caller)
+        if quotas:
+            entries = self._entries(journey, usd)
+            excess = await _kept(self._ledger.first_excess(entries, quotas, day_began_unix_ms()))
+            _check_excess(excess, entries)
+
+    async def open(self, journey: Journey, usd: float = 0.0) -> None:
+        """usd: the most that all of its pictures may cost. Raises SafelightError when the day's quotas of its key or of
+        the server have no room for it, and when the books cannot be kept."""
+        quotas, entries = self._quotas(journey.caller), self._entries(journey, usd)
+        if quotas:
+            _check_excess(await _kept(self._ledger.try_reserve(entries, quotas, day_began_unix_ms())), entries)
+        else:
+            await _kept(self._ledger.reserve(entries))
+
+    def _quotas(self, caller: Caller) -> list[Quota]:
+        limits = caller.limits
+        microusd_per_day = None if limits.usd_per_day is None else microusd(limits.usd_per_day)
+        quotas = [Quota(None, work_units=self._work_units_per_day)]
+        if caller.key_id is not None:
+            quotas.insert(0, Quota(caller.key_id, limits.work_units_per_day, microusd_per_day))
+        return [quota for quota in quotas if quota.work_units is not None or quota.microusd is not None]
+
+    def _entries(self, journey: Journey, usd: float) -> list[Entry]:
         request, now_ms = journey.request, unix_ms()
-        entries = [
+        reserved = shares(microusd(usd), request.count)
+        return [
             Entry(
                 request_id=journey.request_id,
                 index=index,
@@ -46,11 +75,11 @@ class Accounts:
                 requested_model=journey.named[:MAX_NAME_CHARACTERS],
                 size=str(request.size),
                 began_unix_ms=now_ms,
-                work_units=work_units(request),
+                work_units=work_units(journey.local_request or request),
+                reserved_microusd=reserved[index],
             )
             for index in range(request.count)
         ]
-        await _kept(self._ledger.reserve(entries))
 
     async def served(self, journey: Journey, served: Served, latency_ms: int) -> None:
         """Raises SafelightError when the books cannot be kept."""
@@ -121,6 +150,20 @@ class Accounts:
     async def end(self, attempt_id: str, cause: str | None, status: int | None, latency_ms: int, usd: float) -> None:
         """Raises SafelightError when the books cannot be kept; then what was reserved stays spent."""
         await _kept(self._ledger.end_attempt(AttemptEnd(attempt_id, cause, status, latency_ms, microusd(usd))))
+
+
+def _check_excess(excess: Excess | None, entries: list[Entry]) -> None:
+    if excess is None:
+        return
+    whose = "this server" if excess.quota.key_id is None else "this key"
+    used, limit = excess.used.work_units, excess.quota.work_units
+    needed = sum(entry.work_units for entry in entries)
+    what = "work units"
+    if excess.is_of_money:
+        used, limit = excess.used.microusd / MICRO, (excess.quota.microusd or 0) / MICRO
+        needed = sum(entry.reserved_microusd for entry in entries) / MICRO
+        what = "USD"
+    raise errors.quota_used_up(whose, what, f"{used:.6g}", f"{limit:.6g}", f"{needed:.6g}")
 
 
 def work_units(request: ImageRequest) -> float:

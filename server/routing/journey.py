@@ -33,12 +33,14 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Journey:
     """candidates: in the operator's order, at least one. named: the model as the caller named it. deadline_seconds: on
-    the loop's clock; None: the caller waits for ever. caller: whose entry it is in the books, and whose share. examine:
-    what must let each picture pass before anybody hears of it; None: nothing."""
+    the loop's clock; None: the caller waits for ever. is_deadline_asked: whether the caller set it itself. caller:
+    whose entry it is in the books, and whose share. examine: what must let each picture pass before anybody hears of
+    it; None: nothing."""
 
     candidates: tuple[Candidate, ...]
     named: str
     deadline_seconds: float | None = None
+    is_deadline_asked: bool = False
     wants_progress: bool = False
     request_id: str = field(default_factory=new_request_id)
     caller: Caller = ANYBODY

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -87,8 +87,8 @@ class Router:
         began_seconds = time.monotonic()
         if self._ends_at is not None:
             raise errors.shutting_down()
-        await self.accounts.open(journey)
         ranking = self.ranked(journey)
+        await self.accounts.open(journey, _most_usd(ranking))
         course = Course(told(ranking, self.weights))
         try:
             served = await self._served(journey, ranking, course, _Turn(on_picture, listener_of))
@@ -97,6 +97,10 @@ class Router:
             raise
         await self._settled(journey, served, _ms_since(began_seconds))
         return served
+
+    async def check_quotas(self, journey: Journey) -> None:
+        """Before anything is done for it: whether the day's quotas would have room. Raises SafelightError."""
+        await self.accounts.check(journey, _most_usd(self.ranked(journey)))
 
     def ranked(self, journey: Journey) -> list[Prospect]:
         """The candidates as the rule of `choice` orders them now."""
@@ -196,7 +200,14 @@ class Router:
                 raise errors.insufficient_quota()
         try:
             caller = journey.caller.key_id or ""
-            order = Order(request, journey.request_id, _patience_seconds(journey), journey.wants_progress, caller)
+            order = Order(
+                request,
+                journey.request_id,
+                _patience_seconds(journey),
+                journey.wants_progress,
+                caller,
+                journey.is_deadline_asked,
+            )
             draw = partial(self._drawn, target, order)
             drawn = await judged(draw, request, turn.ears(request), journey.examine)
         except (SafelightError, Trouble) as failure:
@@ -214,10 +225,11 @@ class Router:
         return self._succeeded(target, request, drawn, course, _ms_since(began_seconds))
 
     async def _drawn(self, target: Target, order: Order[ImageRequest], ears: Ears) -> Drawn:
-        """Within the drain time, once the server stops; our own devices' part of it the dispatcher knows."""
+        """Within the drain time, once the server stops; our own devices' part of it the dispatcher knows.
+        Providers keep the deadline themselves; what our own devices have not drawn by then is ended."""
         backend = self.backends[target.backend]
         if target not in self.upstreams:
-            return await backend.draw(order, ears)
+            return await _in_time(backend.draw(order, ears), order.patience_seconds)
         try:
             async with asyncio.timeout_at(self._ends_at) as call:
                 self._calls.add(call)
@@ -287,6 +299,22 @@ def _tell(journey: Journey, target: Target, verdict: Verdict, failure: Safelight
         whose = {"request_id": journey.request_id, "target": str(target)}
         facts = {"cause": verdict.cause, "status": failure.facts.status, "detail": failure.facts.detail}
         log.warning("backend did not serve", extra={**whose, **facts})
+
+
+def _most_usd(ranking: list[Prospect]) -> float:
+    """What the dearest of those who could serve would cost."""
+    return max(prospect.usd for prospect in ranking)
+
+
+async def _in_time(drawing: Awaitable[Drawn], patience_seconds: float | None) -> Drawn:
+    """Raises SafelightError when the time is over; then it is cancelled, and its rows are free at the next step."""
+    try:
+        async with asyncio.timeout(patience_seconds) as limit:
+            return await drawing
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise errors.deadline_exceeded() from None
 
 
 def _patience_seconds(journey: Journey) -> float | None:

@@ -24,6 +24,8 @@ CURABLE_ROWS: tuple[ErrorRow, ...] = (
     error_table.OVERLOADED,
     error_table.QUEUE_TOO_LONG,
     error_table.TOO_SLOW_FOR_A_PLAIN_ANSWER,
+    error_table.QUEUE_BEYOND_DEADLINE,
+    error_table.DEADLINE_TOO_SHORT,
     error_table.WORKER_UNAVAILABLE,
     error_table.WORKER_LOST,
     error_table.INSUFFICIENT_MEMORY,
