@@ -40,17 +40,23 @@ PROGRESS_HEADER = "x-safelight-progress"
 
 async def generate(request: Request) -> Response:
     """Draw pictures from a prompt, or from a prompt and a picture."""
-    return await once(request, "generation", await _json(request), _answer)
+    return await once(request, "generation", _named(request, await _json(request)), _answer)
 
 
 async def edit(request: Request) -> Response:
     """Change a picture, all of it or where the mask allows."""
-    return await once(request, "edit", await _form_or_json(request), _answer)
+    return await once(request, "edit", _named(request, await _form_or_json(request)), _answer)
 
 
 async def vary(request: Request) -> Response:
     """Draw pictures like another one."""
-    return await once(request, "variation", await _form_or_json(request), _answer)
+    return await once(request, "variation", _named(request, await _form_or_json(request)), _answer)
+
+
+def _named(request: Request, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the model of an Azure client's path, where the body names none."""
+    deployment = request.path_params.get("deployment")
+    return values if deployment is None or values.get("model") is not None else {**values, "model": deployment}
 
 
 async def _json(request: Request) -> Mapping[str, Any]:

@@ -22,7 +22,9 @@ from server.api.gate import Need, close
 from server.api.turnstile import Turnstile
 from server.api.usage_schemas import CostsUsage, ImagesUsage, SummaryUsage, UsagePage
 
-PREFIXES = ("/v1", "/api", "")
+# The last two are Azure's, whose client writes the model into the path too.
+PREFIXES = ("/v1", "/api", "", "/openai", "/openai/v1")
+DEPLOYMENT = "/openai/deployments/{deployment:path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ OF_THE_FRAMEWORK: dict[str, Need] = {
 def add_routes(app: FastAPI) -> None:
     """All of the table, each behind its gate. Raises LookupError where the application has another one."""
     needs = dict(OF_THE_FRAMEWORK)
-    for prefix in PREFIXES:
-        for entry in PREFIXED:
+    for entry in PREFIXED:
+        for prefix in (*PREFIXES, DEPLOYMENT) if entry.is_limited else PREFIXES:
             _add(app, entry, prefix, is_listed=prefix == "/v1")
             needs[prefix + entry.path] = entry.need
     for entry in PLAIN:
