@@ -27,8 +27,10 @@ from pipelines.engine.keep import with_kept
 from pipelines.engine.residents import Residents
 from pipelines.engine.row_caps import RowCaps
 from pipelines.engine.shares import Shares
+from pipelines.engine.tally import Tally
 from pipelines.engine.waiting import wanted_by
 from pipelines.families.contract import Family
+from pipelines.figures import WorkKind
 from pipelines.messages import (
     Cancelled,
     EngineOptions,
@@ -45,6 +47,7 @@ from pipelines.messages import (
 from pipelines.pace import Pace
 from pipelines.weights.files import CheckpointProblem
 
+KINDS: dict[Phase, WorkKind] = {Phase.PREPARE: "prepare", Phase.DENOISE: "denoise", Phase.DECODE: "decode"}
 POLICIES: dict[Policy, Callable[[Sequence[Candidate], Situation], tuple[str, ...]]] = {
     "fair": scheduler.next_batch,
     "fifo": fifo.next_batch,
@@ -58,7 +61,7 @@ class Runner:
     """Does one work item at a time: the caller decides when, and hands in commands between two items.
 
     emit: takes events, from this thread and from the encoding pool. encoders: where picture files are made, off this
-    thread. clock: seconds.
+    thread. clock: seconds. tally: counts what is done.
     """
 
     def __init__(
@@ -69,10 +72,12 @@ class Runner:
         clock: Callable[[], float],
         options: EngineOptions | None = None,
         faults: FaultPoints | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._models, self._emit, self._encoders, self._clock = models, emit, encoders, clock
         self._options = options or EngineOptions()
         self._faults = faults or FaultPoints()
+        self._tally = tally or Tally()
         self._jobs: dict[str, Job] = {}
         self._candidates: dict[str, Candidate] = {}
         self._shares = Shares()
@@ -239,16 +244,19 @@ class Runner:
     @contextmanager
     def _measured(self, batch: list[Job]) -> Iterator[None]:
         """Measure the work inside: share its time evenly, charge the callers, learn what so many rows cost."""
-        shape, rows = self._shape_of(batch), sum(job.rows for job in batch)
+        shape, rows, phase = self._shape_of(batch), sum(job.rows for job in batch), batch[0].phase
         works = [job.next_work() for job in batch]
         started = self._clock()
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = self._clock() - started
+        ended = self._clock()
+        seconds = ended - started
+        self._tally.worked(batch[0].request.model, KINDS[phase], rows, seconds)
         self._row_caps.observe(shape, rows, seconds)
         for job, work in zip(batch, works, strict=True):
             job.device_seconds += seconds / len(batch)
+            job.mark(phase, started, ended)
             self._pace.observe(job.request.model, work, seconds / len(batch))
             self._shares.charge(job.request.caller, work)
 
@@ -256,7 +264,7 @@ class Runner:
         """Encode and settle; runs in the encoding pool."""
         try:
             file = encode(with_kept(pixels, job.params), self._output(job))
-            self._emit(Image(job.id, file, job.device_seconds))
+            self._emit(Image(job.id, file, job.device_seconds, job.timeline(self._clock())))
         except Exception as error:
             self._emit(to_failed(job.id, error))
 
@@ -291,6 +299,7 @@ class Runner:
         """Not enough memory: each alone, and smaller batches of this shape from now on. Alone: one more try."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        self._tally.ran_out_of_memory(batch[0].request.model)
         if len(batch) > 1:
             self._row_caps.forbid(self._shape_of(batch), sum(job.rows for job in batch))
             _split(batch)

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import admin, files, health, images, models
+from server.api import admin, files, health, images, metrics, models
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.description import ImagesReply, Model, ModelList, operation
 from server.api.gate import Need, close
@@ -57,6 +57,7 @@ PLAIN = (
     RouteEntry("/files/{name}", files.get_file, "nobody", ("GET", "HEAD"), {}),
     RouteEntry("/health/live", health.live, "nobody", described={}),
     RouteEntry("/health/ready", health.ready, "nobody", described={}),
+    RouteEntry("/metrics", metrics.scrape, "metrics", described={}),
 )
 # The framework's own: what the server is, told without a word of who uses it.
 OF_THE_FRAMEWORK: dict[str, Need] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -16,14 +16,16 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
+from server.metrics.metrics import Metrics
+from server.metrics.traces import Traces
 from server.routing.router import Router
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """One server's parts. fetch_policy: None offline, where no picture is fetched. reach: who could serve what. local:
     our own devices as a backend. remotes: the providers, which hold connections. base_url: what result URLs start with,
-    without a slash at the end."""
+    without a slash at the end. traces: None where nobody traces."""
 
     settings: Settings
     catalogue: Catalogue
@@ -35,6 +37,8 @@ class Services:
     local: LocalBackend
     router: Router
     ledger: Ledger
+    metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces | None = None
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int

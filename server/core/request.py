@@ -111,10 +111,12 @@ class RemoteRequest(ImageRequest):
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A finished picture: the encoded file, its seed where it is known, what it cost, the seconds that a device of ours
-    worked on it, and the prompt that a provider drew instead of ours."""
+    worked on it, the prompt that a provider drew instead of ours, and how long it waited for its device, where that is
+    known."""
 
     file: bytes
     seed: int | None
     cost_usd: float = 0.0
     device_seconds: float = 0.0
     revised_prompt: str | None = None
+    queue_seconds: float | None = None

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.engine.faults import Fault, FaultPoints
 from pipelines.engine.runner import Runner
+from pipelines.engine.tally import Tally
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import Cancelled, ControlKind, EngineOptions, Event, Failed, Image, ModelSpec, Submit
 from pipelines.residency.carrier import Carrier
@@ -58,6 +59,7 @@ class Engine:
         aside = aside or Aside(AtOnce(), AtOnce())
         self.models = Models(specs, self.carrier, budgets, rules or Rules(), aside, family_options)
         self.events: list[Event] = []
+        self.tally = Tally()
         self.runner = Runner(
             self.models,
             self.events.append,
@@ -65,6 +67,7 @@ class Engine:
             clock=lambda: next(ticks) / 100,
             options=options,
             faults=FaultPoints(faults),
+            tally=self.tally,
         )
 
     def draw(self, requests: Sequence[Submit], meanwhile: Callable[[], None] = lambda: None) -> dict[str, list[Event]]:

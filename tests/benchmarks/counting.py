@@ -1,0 +1,74 @@
+"""What counting costs the step loop: tiny pictures drawn with the tally and without, in turn.
+
+OMP_NUM_THREADS=1 python -m tests.benchmarks.counting --pairs 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from pipelines.engine.tally import Tally
+from pipelines.figures import WorkKind
+from tests.benchmarks.report import show
+from tests.pipelines.conftest import Checkpoint
+from tests.pipelines.engine_runs import Engine, submit
+from tests.pipelines.tiny_models import write_tiny_sd21
+
+STEPS, CALLS = 30, 200_000
+
+
+class Deaf(Tally):
+    """Counts nothing."""
+
+    def worked(self, model: str, kind: WorkKind, rows: int, seconds: float) -> None:
+        pass
+
+
+def engine(folder: Path, tally: Tally) -> Engine:
+    made = Engine({"sd21": Checkpoint("sd21", folder)})
+    made.runner._tally = tally
+    made.draw([submit("warm", model="sd21", steps=2)])
+    return made
+
+
+def drawn_seconds(made: Engine, number: int) -> float:
+    started = time.perf_counter()
+    made.draw([submit(f"{number}", model="sd21", steps=STEPS)])
+    return time.perf_counter() - started
+
+
+def nanoseconds_per_call() -> float:
+    tally, started = Tally(), time.perf_counter_ns()
+    for _ in range(CALLS):
+        tally.worked("sd21", "denoise", 3, 0.0123)
+    return (time.perf_counter_ns() - started) / CALLS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=30)
+    pairs = parser.parse_args().pairs
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_tiny_sd21(Path(scratch) / "tiny", predicts_velocity=True)
+        counting, deaf = engine(folder, Tally()), engine(folder, Deaf())
+        ratios, steps = [], []
+        for number in range(pairs):
+            order = (counting, deaf) if number % 2 else (deaf, counting)
+            seconds = {id(one): drawn_seconds(one, number) for one in order}
+            ratios.append(seconds[id(counting)] / seconds[id(deaf)])
+            steps.append(seconds[id(deaf)] / STEPS * 1000)
+    figures = {
+        "ratio": statistics.median(ratios),
+        "step_ms": statistics.median(steps),
+        "nanoseconds_per_item": nanoseconds_per_call(),
+    }
+    row = (f"{figures['ratio']:.4f}", f"{figures['step_ms']:.2f}", f"{figures['nanoseconds_per_item']:.0f}")
+    show("counting", ("with / without", "step ms", "ns an item"), [row], {"pairs": pairs, **figures})
+
+
+if __name__ == "__main__":
+    main()
