@@ -6,7 +6,7 @@ Invariant: no sum ever falls; what the last worker said is lost with nothing tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -39,6 +39,10 @@ class Totals:
             one.model: msgspec.structs.replace(one, prompt_cache_bytes=0, adapter_bytes=0) for one in self.models()
         }
         self._told, self.memory = Figures(), None
+
+    def frozen(self) -> Totals:
+        """As they are now: what is told later is not in it."""
+        return replace(self)
 
     def work(self) -> list[WorkFigures]:
         summed = dict(self._work)

@@ -2,7 +2,7 @@
 
 Knows the parts that it reads; changes none of them, and asks no worker, no provider and no database.
 Invariant: on the event loop only plain numbers are taken, and a dead worker keeps nobody waiting. The page is written
-in a thread, which gives way after each metric.
+in a thread, which gives way after each millisecond or so.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from pipelines.messages import ModelReport, ModelState
 from server import __version__
 from server.core.catalogue import Catalogue
 from server.dispatch.dispatcher import Dispatcher
-from server.dispatch.lane import Lane
-from server.dispatch.totals import Totals
 from server.images.decoder import Decoder
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
 from server.metrics import engine, processes, table
-from server.metrics.engine import LaneFigures
+from server.metrics.engine import LaneView, view_of
 from server.metrics.family import counter, gauge
 from server.metrics.metrics import Metrics
 from server.routing.router import Router, TargetState
@@ -37,7 +34,8 @@ from server.routing.router import Router, TargetState
 PLAIN_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 END = b"# EOF\n"
-MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
+# So many are written in about a millisecond.
+PIECE_SAMPLES = 50
 TARGET_STATES: tuple[TargetState, ...] = get_args(TargetState)
 
 
@@ -68,22 +66,14 @@ class Scrape:
     def _taken(self) -> _Taken:
         """As things are now: quick, as the loop waits."""
         dispatcher, now_seconds = self.dispatcher, asyncio.get_running_loop().time()
-        lanes = tuple((str(place), lane) for place, lane in enumerate(dispatcher.lanes))
-        pids = {f"worker-{place}": lane.pid for place, lane in lanes if lane.is_ready and lane.pid is not None}
-        decoders = self.decoder.pids
+        lanes = tuple(view_of(place, lane) for place, lane in enumerate(dispatcher.lanes))
+        workers = {f"worker-{place}": lane.pid for place, lane in enumerate(dispatcher.lanes) if lane.is_ready}
+        pids = {"server": os.getpid(), **workers, "decoder": next(iter(self.decoder.pids), None)}
         return _Taken(
-            lanes=tuple(_figures_of(name, lane.totals) for name, lane in lanes),
-            pids={"server": os.getpid(), **pids, **({"decoder": decoders[0]} if decoders else {})},
-            more=[*self._of_workers(lanes), *self._of_jobs(now_seconds), *self._of_backends(), *self._of_the_rest()],
+            lanes=lanes,
+            pids={name: pid for name, pid in pids.items() if pid is not None},
+            more=[*self._of_jobs(now_seconds), *self._of_backends(), *self._of_the_rest()],
         )
-
-    def _of_workers(self, lanes: Sequence[tuple[str, Lane]]) -> Iterator[Metric]:
-        reports = [(name, report) for name, lane in lanes for report in lane.models.values()]
-        yield gauge(table.WORKER_UP, [((name,), lane.is_ready) for name, lane in lanes])
-        yield gauge(table.WORKER_INFO, [((name, lane.device or lane.asked_device), 1) for name, lane in lanes])
-        yield counter(table.RESTARTS, [((name,), lane.restarts) for name, lane in lanes])
-        yield gauge(table.MODEL_STATE, [pair for name, report in reports for pair in _states(name, report)])
-        yield gauge(table.MODEL_BYTES, [((name, report.id), report.device_bytes) for name, report in reports])
 
     def _of_jobs(self, now_seconds: float) -> Iterator[Metric]:
         counts, words = self.dispatcher.counts(), {False: "waiting", True: "working"}
@@ -125,17 +115,9 @@ class Scrape:
 class _Taken:
     """What the loop has handed over. pids: of the processes, by name."""
 
-    lanes: tuple[LaneFigures, ...]
+    lanes: tuple[LaneView, ...]
     pids: Mapping[str, int]
     more: Sequence[Metric]
-
-
-def _figures_of(worker: str, totals: Totals) -> LaneFigures:
-    return LaneFigures(worker, totals.work(), totals.models(), totals.memory)
-
-
-def _states(worker: str, report: ModelReport) -> list[tuple[tuple[str, str, str], bool]]:
-    return [((worker, report.id, state), state == report.state) for state in MODEL_STATES]
 
 
 def wants_openmetrics(accept: str) -> bool:
@@ -143,14 +125,15 @@ def wants_openmetrics(accept: str) -> bool:
     return any(part.partition(";")[0].strip() == "application/openmetrics-text" for part in accept.split(","))
 
 
-class _One(Collector):
-    """A single metric as a registry, so that the page can be written in parts."""
+class _Piece(Collector):
+    """Some samples of one metric as a registry of their own, so that the page can be written in pieces."""
 
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
+    def __init__(self, metric: Metric, first: int) -> None:
+        self._piece = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+        self._piece.samples = metric.samples[first : first + PIECE_SAMPLES]
 
     def collect(self) -> Iterable[Metric]:
-        return (self._metric,)
+        return (self._piece,)
 
 
 def _written(registry: CollectorRegistry, taken: _Taken, is_openmetrics: bool) -> Page:
@@ -158,11 +141,18 @@ def _written(registry: CollectorRegistry, taken: _Taken, is_openmetrics: bool) -
     parts: list[bytes] = []
     write: Callable[[Collector], bytes] = openmetrics.generate_latest if is_openmetrics else generate_latest
     for metric in _all(registry, taken):
-        parts.append(write(_One(metric)).removesuffix(END))
-        time.sleep(0)  # the event loop's turn, if it has something to do
+        for first in range(0, max(1, len(metric.samples)), PIECE_SAMPLES):
+            piece = write(_Piece(metric, first)).removesuffix(END)
+            parts.append(piece if first == 0 else _without_head(piece))
+            time.sleep(0)  # the event loop's turn, if it has something to do
     if is_openmetrics:
         return Page(b"".join([*parts, END]), OPENMETRICS_TYPE)
     return Page(b"".join(parts), PLAIN_TYPE)
+
+
+def _without_head(piece: bytes) -> bytes:
+    """A metric has one head, whatever pieces it is written in."""
+    return b"".join(line for line in piece.splitlines(keepends=True) if not line.startswith(b"# "))
 
 
 def _all(registry: CollectorRegistry, taken: _Taken) -> Iterator[Metric]:
