@@ -14,6 +14,7 @@ from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.routes import add_routes
 from server.core import error_table
 from server.core.settings import PREFIX, Settings
+from server.metrics import table as metrics_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,6 +38,10 @@ def test_every_error_code_is_in_the_readme_and_the_other_way_round() -> None:
 
 def test_the_page_of_errors_is_the_table_in_the_code() -> None:
     assert (ROOT / "docs" / "errors.md").read_text() == error_table.page()
+
+
+def test_the_page_of_metrics_is_the_table_in_the_code() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_table.page()
 
 
 @pytest.mark.parametrize(
