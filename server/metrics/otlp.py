@@ -63,7 +63,7 @@ class Sender:
 
     def shut_down(self) -> None:
         """Send what is left. Blocks as long as the collector does."""
-        self._processor.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK's own
 
     def _readable(self, span: Span) -> ReadableSpan:
         parent_id = span.parent_id

@@ -50,7 +50,7 @@ def test_the_page_holds_the_tables_metrics_and_no_others(tmp_path: Path) -> None
 def test_openmetrics_is_written_for_who_asks_for_it_and_says_the_same(tmp_path: Path) -> None:
     plain, newer = page(tmp_path), page(tmp_path, PROMETHEUS)
     assert (plain.media_type, newer.media_type) == (PLAIN_TYPE, OPENMETRICS_TYPE)
-    families = list(parsed_openmetrics(newer.content.decode()))
+    families = list(parsed_openmetrics(newer.content.decode()))  # type: ignore[no-untyped-call]
     assert {family.name for family in families} == {base(row) for row in TABLE}
 
     def steady(found: list[Sample]) -> set[tuple[str, frozenset[tuple[str, str]]]]:
