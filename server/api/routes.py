@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.api import admin, files, health, images, models, usage_rows, usage_sums
+from server.api import admin, files, health, images, metrics, models, usage_rows, usage_sums
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.description import ImagesReply, Model, ModelList, asking, operation
 from server.api.gate import Need, close
@@ -74,6 +74,7 @@ PLAIN = (
     RouteEntry("/files/{name}", files.get_file, "nobody", ("GET", "HEAD"), {}),
     RouteEntry("/health/live", health.live, "nobody", described={}),
     RouteEntry("/health/ready", health.ready, "nobody", described={}),
+    RouteEntry("/metrics", metrics.scrape, "metrics", described={}),
 )
 # The framework's own: what the server is, told without a word of who uses it.
 OF_THE_FRAMEWORK: dict[str, Need] = {

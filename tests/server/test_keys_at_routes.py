@@ -52,6 +52,7 @@ GOLDEN: dict[tuple[str, str], frozenset[str]] = {
         for method in ("GET", "HEAD")
         for path in ("/files/{name}", "/openapi.json", "/static-offline-docs")
     },
+    ("GET", "/metrics"): frozenset({"metrics", "admin"}),
     ("GET", "/docs"): NOBODY,
     ("GET", "/docs/oauth2-redirect"): NOBODY,
     ("GET", "/health/live"): NOBODY,
