@@ -49,6 +49,7 @@ from server.limits.shared import Shared
 from server.metrics.metrics import Metrics
 from server.metrics.traces import Traces, may_send_offline
 from server.policy.building import build_policy
+from server.policy.policy import OnDecision
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
@@ -116,9 +117,14 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
         desk=Desk(Shelf(answers_folder, settings.idempotency_quota_bytes)),
-        policy=build_policy(settings, catalogue, ledger.decide),
+        policy=build_policy(settings, catalogue, ledger.decide, counting(metrics)),
         limiter=build_limiter(settings),
     )
+
+
+def counting(observer: Observer) -> OnDecision:
+    """What the content checks decide, told to an observer."""
+    return lambda decision: observer.judged(decision.check_name, decision.decision)
 
 
 def build_limiter(settings: Settings) -> Limiter:

@@ -63,6 +63,9 @@ class Observer:
     def ended(self, ended: Ended) -> None:
         """A request for pictures is at its end."""
 
+    def judged(self, check: str, decision: str) -> None:
+        """A content check has decided: allow or refuse."""
+
     def booked(self, operation: str, seconds: float, *, is_kept: bool) -> None:
         """The ledger has done this, or could not."""
 

@@ -31,6 +31,7 @@ class Metrics(Observer):
         self._drawing = self._histogram(table.DRAWING_SECONDS)
         self._work_units = self._counter(table.WORK_UNITS)
         self._cost = self._counter(table.COST_USD)
+        self._policy = self._counter(table.POLICY)
         self._queue = self._histogram(table.QUEUE)
         self._attempts = self._counter(table.ATTEMPTS)
         self._attempt_seconds = self._histogram(table.ATTEMPT_SECONDS)
@@ -81,6 +82,9 @@ class Metrics(Observer):
             self._drawing.labels(backend, model).observe(ended.seconds)
         if ended.work_units:
             self._work_units.labels(model).inc(ended.work_units)
+
+    def judged(self, check: str, decision: str) -> None:
+        self._policy.labels(check, decision).inc()
 
     def booked(self, operation: str, seconds: float, *, is_kept: bool) -> None:
         self._ledger.labels(operation).observe(seconds)

@@ -66,6 +66,7 @@ DRAWING_SECONDS = _histogram(
 )
 WORK_UNITS = _counter("work_units", "model", "rows x pixels x steps of the pictures that our own devices drew")
 COST_USD = _counter("cost_usd", "backend model", "US dollars that attempts cost, also those that did not serve")
+POLICY = _counter("policy_decisions", "check decision", "what the content checks decided: allow or refuse")
 # The queue.
 QUEUE = _histogram(
     "queue_seconds", "model", "from a picture's submission to the beginning of its work on a device", QUEUE_SECONDS
