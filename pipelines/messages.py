@@ -109,6 +109,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     limit on a CPU, and what weights leave on a CUDA device. prompt_cache_bytes: how much the encoded prompts of one
     model may take. weights_memory, host_memory: what weights may take on the device and in the host's memory beside
     it, as amounts; None is a default by device. never_together: groups of models of which one at a time is there.
+    step_timeout_seconds: no work item counts as hung that takes less.
     """
 
     policy: Policy = "fair"
@@ -119,6 +120,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     weights_memory: str | None = None
     host_memory: str | None = None
     never_together: tuple[tuple[str, ...], ...] = ()
+    step_timeout_seconds: float = 30.0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -217,7 +219,8 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Submit(Message, frozen=True):
     """One image to draw with one model. caller: whose share of the device it takes. preview_steps: after which denoise
-    steps (from 1) a Preview is wanted. output: how the picture is written, and the previews too, but without facts."""
+    steps (from 1) a Preview is wanted. output: how the picture is written, and the previews too, but without facts.
+    runs_alone: it shares no work item, as it is suspected of a worker's death."""
 
     job_id: str
     model: str
@@ -227,6 +230,7 @@ class Submit(Message, frozen=True):
     wants_progress: bool = False
     preview_steps: tuple[int, ...] = ()
     output: Output = Output()
+    runs_alone: bool = False
 
 
 class Cancel(Message, frozen=True):
@@ -252,6 +256,15 @@ class Pin(Message, frozen=True):
 
     model: str
     is_pinned: bool
+
+
+class Serve(Message, frozen=True):
+    """The models from now on. leaving: those that jobs may still ask for, and that go once none does; all others go
+    once no job has them any more. A model that is known already is the same as before, but for its `loading`."""
+
+    models: tuple[ModelSpec, ...]
+    leaving: tuple[ModelSpec, ...] = ()
+    never_together: tuple[tuple[str, ...], ...] = ()
 
 
 class Shutdown(Message, frozen=True):
@@ -286,6 +299,21 @@ class Started(Message, frozen=True):
     """The worker begins with the job: if it dies from now on, the job may be the cause."""
 
     job_id: str
+
+
+class Working(Message, frozen=True):
+    """These jobs share the work items from now on, until another Working: a worker that dies, dies of one of them."""
+
+    job_ids: tuple[str, ...]
+
+
+class Hung(Message, frozen=True):
+    """The work item of these jobs does not end: it has taken so long, `seconds`, where `limit_seconds` were allowed.
+    Whoever reads this had better replace the worker."""
+
+    job_ids: tuple[str, ...]
+    seconds: float
+    limit_seconds: float
 
 
 class Progress(Message, frozen=True):
@@ -328,8 +356,10 @@ class Cancelled(Message, frozen=True):
     job_id: str
 
 
-Command = Start | Submit | Cancel | Load | Unload | Pin | Shutdown
-Event = Ready | Residency | Heartbeat | Queued | Started | Progress | Preview | Image | Failed | Cancelled
+Command = Start | Submit | Cancel | Load | Unload | Pin | Serve | Shutdown
+Event = (
+    Ready | Residency | Heartbeat | Queued | Started | Working | Hung | Progress | Preview | Image | Failed | Cancelled
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

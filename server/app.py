@@ -14,12 +14,14 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import State
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from pipelines.messages import EngineOptions
 from server import __version__
 from server.api.description import describe
+from server.api.editions import Tenancy
 from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
 from server.api.routes import add_routes
@@ -34,8 +36,9 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
+from server.reload import Reloader
 from server.remotes import Remotes, remote_backends
-from server.routing.accounts import Accounts
+from server.routing.accounts import Accounts, caps_usd
 from server.routing.allowance import Allowance
 from server.routing.choice import Weights
 from server.routing.router import Router
@@ -85,6 +88,7 @@ def build_services(
         remotes=tuple(remotes.backends.values()),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
+        specs={spec.id: spec for spec in catalogue.specs()},
     )
 
 
@@ -92,15 +96,10 @@ def build_router(
     settings: Settings, catalogue: Catalogue, local: LocalBackend, remotes: Remotes, ledger: Ledger
 ) -> Router:
     """Who may be asked, and by what rule."""
-    caps_usd: dict[str | None, float] = {
-        name: entry.daily_usd for name, entry in catalogue.backends.items() if entry.daily_usd is not None
-    }
-    if settings.daily_usd is not None:
-        caps_usd[None] = settings.daily_usd
     return Router(
         backends={LOCAL: local, **remotes.backends},
         upstreams=remotes.upstreams,
-        accounts=Accounts(ledger, caps_usd),
+        accounts=Accounts(ledger, caps_usd(catalogue.backends, settings.daily_usd)),
         weights=Weights(settings.route_seconds_per_usd, settings.route_seconds_per_place),
         allowance=Allowance(settings.fallback_share),
     )
@@ -142,16 +141,19 @@ def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ..
         weights_memory=settings.weights_memory,
         host_memory=settings.host_memory,
         never_together=never_together,
+        step_timeout_seconds=settings.step_timeout_seconds,
     )
 
 
-def build_app(services: Services) -> ASGIApp:
-    """The whole server as one ASGI application; its lifespan starts and ends the worker."""
+def build_app(services: Services, reloader: Reloader | None = None) -> ASGIApp:
+    """The whole server as one ASGI application; its lifespan starts and ends the worker. reloader: holds the services
+    as its first edition."""
+    reloader = reloader or Reloader(State({"services": services}))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(services.files.open)
-        async with _running(services):
+        async with _running(services, reloader):
             yield
 
     # Its pages under /docs need nothing from the internet.
@@ -163,13 +165,14 @@ def build_app(services: Services) -> ASGIApp:
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.state.services = services
+    app.state = reloader.editions.state
+    app.state.reload = reloader.reload
     install_handlers(app)
     add_routes(app)
     describe(app)
     if services.settings.cors_origins:
         allow_origins(app, services.settings.cors_origins)
-    return Edge(app)
+    return Edge(Tenancy(app, reloader.editions))
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
@@ -184,7 +187,7 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(services: Services) -> AsyncIterator[None]:
+async def _running(services: Services, reloader: Reloader) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
@@ -197,7 +200,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
-        await asyncio.gather(*(backend.close() for backend in services.remotes))
+        await reloader.close()
         await asyncio.to_thread(services.files.close)
 
 

@@ -76,7 +76,7 @@ class Job:
             request_key=_request_key(self.params),
             priority=self.request.priority,
             is_admitted=self.is_admitted,
-            runs_alone=self.runs_alone or self.in_tiles,
+            runs_alone=self.runs_alone or self.in_tiles or self.request.runs_alone,
         )
 
     def work_left(self) -> float:

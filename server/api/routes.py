@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import admin, files, health, images, models
+from server.api import admin, files, health, images, models, reload
 from server.api.bodies import EditBody, GenerationBody, VariationBody
-from server.api.description import ImagesReply, Model, ModelList, operation
+from server.api.description import ImagesReply, Model, ModelList, ReloadReply, operation
 from server.api.gate import Need, close
 
 PREFIXES = ("/v1", "/api", "")
@@ -53,6 +53,7 @@ PLAIN = (
         RouteEntry(f"/admin/models/{{model:path}}/{verb}", change, "admin", ("POST",), _CHANGED)
         for verb, change in admin.VERBS.items()
     ),
+    RouteEntry("/admin/reload", reload.reload, "admin", ("POST",), operation(ReloadReply, refusals=(403, 409, 500))),
     # Whoever knows a result's name may have it: it is not to be guessed, and pages show it without a key.
     RouteEntry("/files/{name}", files.get_file, "nobody", ("GET", "HEAD"), {}),
     RouteEntry("/health/live", health.live, "nobody", described={}),

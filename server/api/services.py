@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
+from pipelines.messages import ModelSpec
 from server.api.parse import Reach
 from server.backends.local import LocalBackend
 from server.backends.remote import RemoteBackend
@@ -18,12 +20,18 @@ from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
 from server.routing.router import Router
 
+# In a request's scope: the edition that it is served by.
+SERVICES = "safelight.services"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Services:
-    """One server's parts. fetch_policy: None offline, where no picture is fetched. reach: who could serve what. local:
-    our own devices as a backend. remotes: the providers, which hold connections. base_url: what result URLs start with,
-    without a slash at the end."""
+    """One server's parts, in one edition of models.yaml.
+
+    fetch_policy: None offline, where no picture is fetched. reach: who could serve what. local: our own devices as a
+    backend. remotes: the providers, which hold connections. base_url: what result URLs start with, without a slash at
+    the end. specs: of our models by their ids, each under the name that the workers have for it.
+    """
 
     settings: Settings
     catalogue: Catalogue
@@ -38,8 +46,10 @@ class Services:
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int
+    specs: Mapping[str, ModelSpec] = field(default_factory=dict)
 
 
-def services_of(request: Request) -> Services:
-    services: Services = request.app.state.services
+def services_of(request: HTTPConnection) -> Services:
+    """The same throughout a request, whatever is reloaded meanwhile."""
+    services: Services = request.scope.setdefault(SERVICES, request.app.state.services)
     return services

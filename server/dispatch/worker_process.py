@@ -7,6 +7,7 @@ Invariant: when `run` returns, the process is gone, whatever became of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from pipelines.messages import (
     EngineOptions,
     Event,
     FramingError,
+    Hung,
     ModelSpec,
     Shutdown,
     Start,
@@ -96,13 +98,17 @@ class WorkerProcess:
             self._writer.write(to_frame(command))
 
     async def events(self) -> AsyncIterator[Event]:
-        """The worker's events, until it ends, falls silent, or talks nonsense; the reason is logged."""
+        """The worker's events, until it ends, falls silent, hangs, or talks nonsense; the reason is logged."""
         limit_seconds = START_SECONDS
         try:
             while True:
                 async with asyncio.timeout(limit_seconds):
                     event = await self._next_event()
                 limit_seconds = self._settings.silence_seconds
+                if isinstance(event, Hung):
+                    extra = {"pid": self.pid, "seconds": event.seconds, "limit_seconds": event.limit_seconds}
+                    log.error("worker hangs", extra=extra)
+                    return
                 yield event
         except TimeoutError:
             log.error("worker silent", extra={"pid": self.pid, "seconds": limit_seconds})  # noqa: TRY400
@@ -116,6 +122,13 @@ class WorkerProcess:
             raise ConnectionError
         length = frame_length(await self._reader.readexactly(FRAME_HEADER.size))
         return to_event(await self._reader.readexactly(length))
+
+    def kill(self) -> None:
+        """End the process without a word, and what it has written; returns at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        self._scratch.cleanup()
 
     async def stop(self) -> None:
         """End the process: politely first, then for certain. Safe to call twice."""

@@ -18,6 +18,7 @@ from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
 from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Page, Settlement
 from server.ledger.migrate import bring_up_to_date
 from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
+from server.ledger.pulse import Pulse
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -39,6 +40,7 @@ class Ledger:
         self._database = Database(url, Patience(deadline_seconds))
         self._writer: Clerk | None = None
         self._reader: Clerk | None = None
+        self._pulse = Pulse(lambda: self._write(writing.touch))
 
     @property
     def commits(self) -> int:
@@ -69,6 +71,11 @@ class Ledger:
         for clerk in (reader, writer):  # whoever closes SQLite's file last tidies up
             if clerk is not None:
                 await asyncio.to_thread(clerk.stop, self._deadline_seconds)
+
+    async def problem(self) -> str | None:
+        """Why nothing can be written now, in words for anybody; None when it can. Answers within about a second, and
+        raises nothing."""
+        return await self._pulse.problem()
 
     async def reserve(self, entries: Sequence[Entry]) -> None:
         """All or none; durable when it returns."""

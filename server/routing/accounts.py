@@ -10,11 +10,12 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
+from copy import copy
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from server.core import errors
-from server.core.providers import Target
+from server.core.providers import BackendEntry, Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
 from server.ledger.entries import Attempt, AttemptEnd, Entry, Outcome, Settlement
 from server.ledger.ledger import Ledger
@@ -32,7 +33,13 @@ class Accounts:
 
     def __init__(self, ledger: Ledger, caps_usd: Mapping[str | None, float]) -> None:
         self._ledger = ledger
-        self._caps = {backend: microusd(usd) for backend, usd in caps_usd.items()}
+        self._caps = _in_micro(caps_usd)
+
+    def with_caps(self, caps_usd: Mapping[str | None, float]) -> Accounts:
+        """The same books under other limits."""
+        other = copy(self)
+        other._caps = _in_micro(caps_usd)
+        return other
 
     async def open(self, journey: Journey) -> None:
         """Raises SafelightError when the books cannot be kept."""
@@ -121,6 +128,18 @@ class Accounts:
     async def end(self, attempt_id: str, cause: str | None, status: int | None, latency_ms: int, usd: float) -> None:
         """Raises SafelightError when the books cannot be kept; then what was reserved stays spent."""
         await _kept(self._ledger.end_attempt(AttemptEnd(attempt_id, cause, status, latency_ms, microusd(usd))))
+
+
+def caps_usd(backends: Mapping[str, BackendEntry], daily_usd: float | None) -> dict[str | None, float]:
+    """What may be spent in a day, as Accounts takes it. daily_usd: by all backends together."""
+    caps: dict[str | None, float] = {
+        name: entry.daily_usd for name, entry in backends.items() if entry.daily_usd is not None
+    }
+    return caps if daily_usd is None else {**caps, None: daily_usd}
+
+
+def _in_micro(caps: Mapping[str | None, float]) -> dict[str | None, int]:
+    return {backend: microusd(usd) for backend, usd in caps.items()}
 
 
 def work_units(request: ImageRequest) -> float:

@@ -24,6 +24,7 @@ EVERY_ERROR = {
     "model_not_found": errors.model_not_found(HOSTILE, ["demo-sdxl"]),
     "model_unavailable": errors.model_unavailable("demo-sdxl"),
     "model_pinned": errors.model_pinned("demo-sdxl"),
+    "catalogue_refused": errors.catalogue_refused(["models.yaml:1: models: unknown key."]),
     "forbidden_origin": errors.forbidden_origin(HOSTILE),
     "adapter_unavailable": errors.adapter_unavailable("The adapter 'brush' cannot be used: it is damaged."),
     "control_unavailable": errors.control_unavailable("The control 'canny' cannot be used: it is damaged."),
