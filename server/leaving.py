@@ -79,7 +79,7 @@ class Leaving:
 
 
 @contextlib.contextmanager
-def signals(numbers: tuple[signal.Signals, ...], act: Callable[[], None]) -> Iterator[None]:
+def signals(numbers: tuple[signal.Signals, ...], act: Callable[[], object]) -> Iterator[None]:
     """Have `act` called in the running loop at each of these signals."""
     loop = asyncio.get_running_loop()
     for number in numbers:

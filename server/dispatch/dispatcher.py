@@ -263,10 +263,12 @@ class Dispatcher:
     def _suspects(self, lane: Lane, bereft: Sequence[str]) -> list[str]:
         """Of the jobs that lost this lane's worker: those in its last work item, and those that a model was loaded for
         just then."""
-        begun = [job_id for job_id in bereft if self._pending[job_id].has_begun]
-        return [
-            job_id for job_id in begun if job_id in lane.in_work or self._pending[job_id].submit.model in lane.loading
+        loading = [
+            job_id
+            for job_id in bereft
+            if self._pending[job_id].has_begun and self._pending[job_id].submit.model in lane.loading
         ]
+        return [job_id for job_id in bereft if job_id in lane.in_work or job_id in loading]
 
     def on_event(self, event: Event) -> None:
         match event:

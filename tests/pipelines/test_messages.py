@@ -52,12 +52,15 @@ COMMANDS: list[Command] = [
     messages.Load("demo-sdxl"),
     messages.Unload("demo-sdxl"),
     messages.Pin("demo-sdxl", is_pinned=True),
+    messages.Serve((messages.ModelSpec("b@2", "flux", "/models/b"),), (), (("a", "b@2"),)),
     messages.Shutdown(),
 ]
 EVENTS: list[Event] = [
     messages.Ready("cpu", (messages.ModelReport("a", None), messages.ModelReport("b", "unet is missing"))),
     messages.Residency((messages.ModelReport("a", None, "device", 5_000_000_000, is_pinned=True, load_seconds=2.5),)),
     messages.Heartbeat(),
+    messages.Working(("job_1", "job_2")),
+    messages.Hung(("job_1",), 31.5, 30.0),
     messages.Queued("job_1", 3),
     messages.Started("job_1"),
     messages.Progress("job_1", 3, 16),
