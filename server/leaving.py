@@ -25,7 +25,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOOK_SECONDS = 0.05
 # After the second signal: then the process ends, whatever still keeps it.
 HASTE_SECONDS = 0.8
-KILLED_IN_HASTE = 1
 
 
 class Stoppable(Protocol):
@@ -67,15 +66,21 @@ class Leaving:
         log.warning("stopping at once", extra={"requests": self._editions.requests})
         self._server.force_exit = self._server.should_exit = True
         self._services.dispatcher.kill()
-        # A database that is silent, or a thread that computes, would keep the interpreter from ending.
+        # A database that is silent, or a thread that computes, may keep what follows from ending.
         haste = threading.Timer(HASTE_SECONDS, self._now)
         haste.daemon = True
         haste.start()
 
+    def finish(self) -> None:
+        """Once all is tidied up. In haste the interpreter's own end, a second or two, is left out."""
+        if self._server.force_exit:
+            self._now()
+
     def _now(self) -> None:
-        """The decoders end with this process, the workers have ended."""
+        """The decoders end with this process, the workers have ended. What is open in the books is closed by the next
+        start."""
         shutil.rmtree(self._own_folder, ignore_errors=True)
-        os._exit(KILLED_IN_HASTE)
+        os._exit(0)
 
 
 @contextlib.contextmanager

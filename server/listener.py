@@ -84,6 +84,7 @@ async def serve(
                 announcer.cancel()
                 await asyncio.gather(announcer, return_exceptions=True)
                 await services.ledger.close()
+                leaving.finish()
 
 
 async def _opened(services: Services) -> bool:

@@ -15,7 +15,7 @@ from pipelines.messages import Hung
 # Of the slowest row of this shape: a device that is shared, hot or short of memory is slower, but not so much.
 MULTIPLE = 10.0
 # Of the floor: what the first of a shape may take. Nobody knows it yet, and libraries choose their kernels with it.
-FIRST_MULTIPLE = 20.0
+FIRST_MULTIPLE = 10.0
 MOST_SHAPES = 1000
 
 
