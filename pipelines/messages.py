@@ -396,8 +396,13 @@ def work_of(family: FamilyName, params: DrawParams) -> float:
     return params.width_px * params.height_px * (rows * forwards(family, params) + FRAME_STEPS)
 
 
+def to_body(message: Command | Event) -> bytes:
+    """What a frame's header stands before."""
+    return _encoder.encode(message)
+
+
 def to_frame(message: Command | Event) -> bytes:
-    body = _encoder.encode(message)
+    body = to_body(message)
     return FRAME_HEADER.pack(len(body)) + body
 
 

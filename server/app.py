@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from server.api.routes import add_routes
 from server.api.services import Services
 from server.backends.local import LocalBackend
 from server.core.catalogue import Catalogue
+from server.core.loop_lag import LagListener, LoopLag, unheard
 from server.core.providers import LOCAL
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
@@ -145,15 +147,15 @@ def engine_options(settings: Settings, never_together: tuple[tuple[str, ...], ..
     )
 
 
-def build_app(services: Services, reloader: Reloader | None = None) -> ASGIApp:
+def build_app(services: Services, reloader: Reloader | None = None, on_lag: LagListener = unheard) -> ASGIApp:
     """The whole server as one ASGI application; its lifespan starts and ends the worker. reloader: holds the services
-    as its first edition."""
+    as its first edition. on_lag: hears how late the event loop is, in seconds, all the time."""
     reloader = reloader or Reloader(State({"services": services}))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(services.files.open)
-        async with _running(services, reloader):
+        async with _running(services, reloader, on_lag):
             yield
 
     # Its pages under /docs need nothing from the internet.
@@ -187,21 +189,33 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(services: Services, reloader: Reloader) -> AsyncIterator[None]:
+async def _running(services: Services, reloader: Reloader, on_lag: LagListener) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     services.dispatcher.start()
     await services.decoder.start()
-    sweeper = asyncio.create_task(_sweep(services.files), name="file-sweeper")
+    beside = (
+        asyncio.create_task(_sweep(services.files), name="file-sweeper"),
+        asyncio.create_task(LoopLag(on_lag).run(), name="loop-lag"),
+    )
+    _spare_what_stays()
     try:
         yield
     finally:
-        sweeper.cancel()
+        for task in beside:
+            task.cancel()
         await services.dispatcher.stop()
         await services.decoder.stop()
         await services.router.finish()
         await reloader.close()
         await asyncio.to_thread(services.files.close)
+
+
+def _spare_what_stays() -> None:
+    """Modules, routes and schemas are there for ever: a collection that looked at them all would hold the loop for as
+    long as a tenth of a second, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _sweep(store: ResultStore) -> None:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from server.api.services import Services
 from server.app import build_app, build_services
 from server.core.catalogue import Catalogue
+from server.core.loop_lag import LagListener, unheard
 from server.core.settings import Settings
 from server.leaving import STOP_SIGNALS, Leaving, signals
 from server.protocol import EnvelopeProtocol
@@ -60,17 +61,24 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    settings: Settings, catalogue: Catalogue, listener: socket.socket, on_ready: Callable[[str, Services], None]
+    settings: Settings,
+    catalogue: Catalogue,
+    listener: socket.socket,
+    on_ready: Callable[[str, Services], None],
+    on_lag: LagListener = unheard,
 ) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP has models.yaml read again. `on_ready` is called once, when a worker takes
-    jobs for the first time. Raises LedgerProblem when the books cannot be opened."""
+    jobs for the first time. on_lag: hears how late the event loop is.
+
+    Raises LedgerProblem when the books cannot be opened.
+    """
     address = address_of(listener)
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
         folder = settings.files_folder or Path(own_folder)
         ledger_url = settings.ledger or f"sqlite:///{Path(own_folder) / 'ledger.sqlite'}"
         services = build_services(settings, catalogue, settings.public_base_url or address, folder, ledger_url)
         reloader = Reloader(State({"services": services}))
-        server = _Server(_config(build_app(services, reloader)))
+        server = _Server(_config(build_app(services, reloader, on_lag)))
         leaving = Leaving(server, services, reloader.editions, Path(own_folder))
         with signals((signal.SIGHUP,), reloader.by_signal):
             # Before anything is accepted, and until the last of it is settled.

@@ -18,6 +18,8 @@ from starlette.responses import JSONResponse, Response
 from server.api.departure import unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
+from server.api.long_body import LongBody
+from server.api.long_texts import as_json
 from server.api.multipart import receive_form
 from server.api.parse import parse
 from server.api.parsed import Parsed
@@ -83,7 +85,8 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
     own = next(one for one in parsed if one.target == served.target)
-    return JSONResponse(await reply_of(served, times, services), headers=_ignored(own) | headers_of(served))
+    body = await as_json(await reply_of(served, times, services))
+    return LongBody(body, headers=_ignored(own) | headers_of(served), media_type="application/json")
 
 
 def _journey(

@@ -27,8 +27,8 @@ from pipelines.messages import (
     Shutdown,
     Start,
     frame_length,
+    to_body,
     to_event,
-    to_frame,
 )
 
 log = logging.getLogger("safelight.worker")
@@ -95,7 +95,10 @@ class WorkerProcess:
     def send(self, command: Command) -> None:
         """Queue a command for the worker. One that is already gone takes nothing; its end shows in `events`."""
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(to_frame(command))
+            # Apart, as pictures are large and joining copies them.
+            body = to_body(command)
+            self._writer.write(FRAME_HEADER.pack(len(body)))
+            self._writer.write(body)
 
     async def events(self) -> AsyncIterator[Event]:
         """The worker's events, until it ends, falls silent, hangs, or talks nonsense; the reason is logged."""
