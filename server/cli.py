@@ -1,4 +1,4 @@
-"""The console command `safelight`: serve, draw, inspect, check, models, usage.
+"""The console command `safelight`: serve, draw, inspect, check, reload, models, keys, usage.
 
 Knows flags and what a person at a terminal wants to read; builds nothing itself.
 """
@@ -30,6 +30,7 @@ from server.listener import bind, serve
 from server.policy.building import PolicyProblem
 from server.policy.building import findings as findings_of_policy
 from server.remotes import findings as findings_of_providers
+from server.steering import reload
 from server.terminal import (
     DEFAULT_SERVER,
     KEY_FLAG,
@@ -202,6 +203,32 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
         return
     for one in drawn:
         typer.echo(f"{one.path}  seed {one.seed}")
+
+
+@app.command("reload")
+def reload_command(server: SERVER_FLAG = DEFAULT_SERVER, key: KEY_FLAG = None) -> None:
+    """Have a running server take over what models.yaml says now; exit 1 when it does not, or when something of it
+    cannot be served."""
+    try:
+        taken_over = reload(server, key)
+    except ServerProblem as problem:
+        fail(str(problem), status=NOT_GOOD)
+    for line in lines_of(taken_over):
+        typer.echo(visible(line))
+    raise typer.Exit(NOT_GOOD if taken_over["problems"] else 0)
+
+
+def lines_of(taken_over: dict[str, Any]) -> list[str]:
+    """What a reload changed, a line each."""
+    lines = [
+        f"{kind[:-1]} {name}: {change}"
+        for kind in ("models", "names", "backends")
+        for change, names in taken_over[kind].items()
+        for name in names
+    ]
+    lines += [f"{key}: changed" for key in taken_over["other"]]
+    problems = [f"{name}: {problem}" for name, problem in taken_over["problems"].items()]
+    return [*(lines or ["nothing has changed"]), *problems]
 
 
 @app.command()

@@ -199,6 +199,26 @@ class Model(_Described):
     controls: list[ControlKind] = Field(description="The kinds of control image that the model takes.")
 
 
+class Changed(_Described):
+    """What of one part of models.yaml is otherwise than before, by its keys."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+class ReloadReply(_Described):
+    """What was taken over from models.yaml."""
+
+    object: str
+    models: Changed
+    names: Changed
+    backends: Changed
+    other: list[str] = Field(description="The file's other keys that have another value.")
+    problems: dict[str, str] = Field(description="What of it cannot be served, by model or backend, and why.")
+    not_reloaded: str = Field(description="What only a restart takes over.")
+
+
 class ModelList(_Described):
     """All names that requests may carry."""
 

@@ -19,6 +19,8 @@ from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
 from server.api.judging import judging_of
+from server.api.long_body import LongBody
+from server.api.long_texts import as_json
 from server.api.multipart import receive_form
 from server.api.parse import parse
 from server.api.parsed import Parsed
@@ -105,8 +107,8 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
     own = next(one for one in parsed if one.target == served.target)
     with hop("reply"):
-        reply = await reply_of(served, times, services)
-    return JSONResponse(reply, headers=_ignored(own) | headers_of(served))
+        body = await as_json(await reply_of(served, times, services))
+    return LongBody(body, headers=_ignored(own) | headers_of(served), media_type="application/json")
 
 
 def _journey(

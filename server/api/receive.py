@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from server.api.long_texts import lift
 from server.core import errors
 
 MAX_DEPTH = 32
@@ -59,14 +60,14 @@ def check_encoding(request: Request) -> None:
         )
 
 
-async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
+async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> bytearray:
     body = bytearray()
     try:
         async for chunk in bounded_chunks(request, max_bytes, timeout_seconds):
             body += chunk
     except ClientDisconnect:
         raise errors.invalid_json("it ended early") from None
-    return bytes(body)
+    return body
 
 
 async def bounded_chunks(request: Request, max_bytes: int, timeout_seconds: float) -> AsyncIterator[bytes]:
@@ -96,7 +97,7 @@ def _check_declared_length(request: Request, max_bytes: int) -> None:
         raise errors.body_too_large(max_bytes)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """Strict JSON that is one object. Raises SafelightError."""
     value = parse_value(body)
     if not isinstance(value, dict):
@@ -104,19 +105,22 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def parse_value(body: bytes) -> Any:
+def parse_value(body: bytes | bytearray) -> Any:
     """Strict JSON. NaN and the infinities come out as floats, so that the check of their parameter can name it."""
-    if not body.strip():
-        raise errors.invalid_json("it is empty")
-    _check_depth(body)
+    lifted = lift(body)
+    _check_depth(lifted.skeleton)
     try:
-        text = body.decode("utf-8")
+        text = lifted.skeleton.decode("utf-8")
     except UnicodeDecodeError:
         raise errors.invalid_json("it is not UTF-8") from None
+    if not text.strip(" \t\r\n"):
+        raise errors.invalid_json("it is empty")
     try:
-        return json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
+        value = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
-        raise errors.invalid_json(f"line {error.lineno}, column {error.colno}") from None
+        column = error.colno + lifted.characters_before(text, error.pos)
+        raise errors.invalid_json(f"line {error.lineno}, column {column}") from None
+    return lifted.restored(value) if lifted.texts else value
 
 
 def _check_depth(body: bytes) -> None:

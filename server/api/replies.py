@@ -7,11 +7,11 @@ Invariant: every field is one that strict clients accept; a picture comes as a U
 from __future__ import annotations
 
 import asyncio
-import base64
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.messages import OutputFormat
+from server.api.long_texts import in_base64
 from server.api.services import Services
 from server.core import errors
 from server.core.request import ImageRequest, Picture, RemoteRequest
@@ -63,7 +63,7 @@ async def item_of(picture: Picture, request: ImageRequest, services: Services) -
     """One entry of `data`."""
     item: dict[str, Any] = {} if picture.seed is None else {"seed": picture.seed}
     if request.response_format == "b64_json":
-        item["b64_json"] = in_base64(picture.file)
+        item["b64_json"] = await in_base64(picture.file)
     else:
         item["url"] = await kept_url(picture.file, request.output_format, services)
     return item | revision(picture, request)
@@ -73,10 +73,6 @@ def revision(picture: Picture | None, request: ImageRequest) -> dict[str, str]:
     """The prompt that was drawn, where it is not the one that was sent."""
     drawn = request.prompt if picture is None or picture.revised_prompt is None else picture.revised_prompt
     return {} if drawn == request.sent_prompt else {"revised_prompt": drawn}
-
-
-def in_base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
 
 
 async def kept_url(file: bytes, output_format: OutputFormat, services: Services) -> str:

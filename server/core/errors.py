@@ -140,6 +140,12 @@ def model_pinned(model: str) -> SafelightError:
     return SafelightError(error_table.MODEL_PINNED, "model", model=model)
 
 
+def catalogue_refused(problems: Iterable[str]) -> SafelightError:
+    """problems: sentences that may hold a file's own words."""
+    told = "; ".join(problem.encode("unicode_escape").decode("ascii") for problem in problems)
+    return SafelightError(error_table.CATALOGUE_REFUSED, problems=told)
+
+
 def forbidden_origin(origin: str) -> SafelightError:
     return SafelightError(error_table.FORBIDDEN_ORIGIN, origin=quoted(origin))
 

@@ -195,6 +195,12 @@ class Settings(BaseSettings):
     worker_silence_seconds: float = Field(
         default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
     )
+    step_timeout_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="No step counts as hung that takes less; one of known work may take 10 times its slowest.",
+    )
     drain_seconds: int = Field(default=10, ge=0, description="How long begun pictures may finish after SIGTERM.")
     log_prompts: bool = Field(
         default=False,

@@ -28,6 +28,7 @@ from server.core.tracing import hop
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
 from server.routing.breaker import Breakers
+from server.routing.calls import Calls
 from server.routing.choice import Prospect, Weights, ranked, reason_of, told
 from server.routing.closing import Closing
 from server.routing.journey import OK, Candidate, Course, Journey, Served, Try
@@ -76,9 +77,7 @@ class Router:
     breakers: Breakers = field(default_factory=Breakers)
     closing: Closing = field(default_factory=Closing)
     telling: Telling = field(default_factory=Telling)
-    # The calls to providers under way, and when they end if the server stops.
-    _calls: set[asyncio.Timeout] = field(default_factory=set)
-    _ends_at: float | None = None
+    calls: Calls = field(default_factory=Calls)
 
     async def draw(
         self,
@@ -88,7 +87,7 @@ class Router:
     ) -> Served:
         """Raises SafelightError, whose headers tell who was asked."""
         began_seconds = time.monotonic()
-        if self._ends_at is not None:
+        if self.calls.are_ending:
             raise errors.shutting_down()
         ranking = self.ranked(journey)
         await self.accounts.open(journey, _most_usd(ranking))
@@ -116,9 +115,7 @@ class Router:
 
     def drain(self, seconds: float) -> None:
         """Take no more requests, and refuse what providers have not drawn by then."""
-        self._ends_at = asyncio.get_running_loop().time() + seconds
-        for call in self._calls:
-            call.reschedule(self._ends_at)
+        self.calls.drain(seconds)
 
     async def finish(self) -> None:
         """Wait until the books of those who went away are kept."""
@@ -242,17 +239,8 @@ class Router:
         backend = self.backends[target.backend]
         if target not in self.upstreams:
             return await _in_time(backend.draw(order, ears), order.patience_seconds)
-        try:
-            async with asyncio.timeout_at(self._ends_at) as call:
-                self._calls.add(call)
-                try:
-                    return await backend.draw(order, ears)
-                finally:
-                    self._calls.discard(call)
-        except TimeoutError:
-            if not call.expired():
-                raise
-            raise errors.shutting_down() from None
+        async with self.calls.one():
+            return await backend.draw(order, ears)
 
     def _end(self, attempt_id: str | None, cause: str | None, status: int | None, ms: int, usd: float) -> None:
         """Before the entries' settlement, with which it shares a commit."""

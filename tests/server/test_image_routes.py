@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from pipelines.messages import DrawParams, Event, Image, Submit
+from pipelines.messages import DrawParams, Event, Image, ModelReport, Submit
 from server.access.door import OPEN_DOOR
 from server.api import pictures
 from server.api.envelope import Edge, install_handlers
@@ -58,6 +58,10 @@ class FakeDispatcher:
 
     def seconds_ahead(self, _: Sequence[Submit]) -> float:
         return self.ahead
+
+    def reports(self, _: str) -> list[ModelReport]:
+        """No worker has said anything yet."""
+        return []
 
     def check_room(self, count: int) -> None:
         if self.is_full:

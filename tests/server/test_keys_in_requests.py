@@ -177,7 +177,7 @@ def test_the_description_says_which_routes_want_a_key_and_how_it_is_sent(site: S
     made = site.ask("", "GET", "/openapi.json").json()
     assert set(made["components"]["securitySchemes"]) == {"bearer", "api_key"}
     locked = {path for path, methods in made["paths"].items() for one in methods.values() if one.get("security")}
-    assert locked == {path for path in made["paths"] if path.startswith(("/v1/", "/admin/"))}
+    assert locked == {path for path in made["paths"] if path.startswith(("/v1/", "/admin/", "/metrics"))}
     assert {"401", "403"} <= set(made["paths"]["/v1/images/edits"]["post"]["responses"])
     assert "security" not in made["paths"]["/files/{name}"]["get"]
 
