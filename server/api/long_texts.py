@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-PORTION_BYTES = 192 * 1024  # a multiple of 3 and of 4
+PORTION_BYTES = 48 * 1024  # a multiple of 3 and of 4
 # Shorter texts are left where they are.
 LONG_BYTES = 2 * PORTION_BYTES
 # What needs no escape and no look at UTF-8, and what base64 and data URLs are made of.
