@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
@@ -190,9 +191,7 @@ class _Parts:
         self._headers: dict[str, str] = {}
         self._header, self._value = bytearray(), bytearray()
         self._head = _Head("", None)
-        # Joined once at the end: one that grows is copied again and again.
-        self._content: list[bytes] = []
-        self._content_bytes = 0
+        self._content = BytesIO()
 
     def callbacks(self) -> MultipartCallbacks:
         return {
@@ -231,12 +230,11 @@ class _Parts:
 
     def _end_headers(self) -> None:
         self._head = _read_head(self._headers, f"part {self.begun}")
-        self._content, self._content_bytes = [], 0
+        self._content = BytesIO()
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
-        self._content.append(data[start:end])
-        self._content_bytes += end - start
-        if self._head.file_name is None and self._content_bytes > MAX_TEXT_BYTES:
+        self._content.write(memoryview(data)[start:end])
+        if self._head.file_name is None and self._content.tell() > MAX_TEXT_BYTES:
             message = (
                 f"{errors.quoted(self._head.name)} is text of more than {MAX_TEXT_BYTES} bytes; "
                 "a file must be sent with a file name."
@@ -245,7 +243,7 @@ class _Parts:
 
     def _end(self) -> None:
         # Unlike a bytearray, it gives its bytes away without a copy.
-        content = b"".join(self._content)
+        content = self._content.getvalue()
         # An empty file without a name is how browsers send that none was chosen.
         if content or self._head.file_name != "":
             self.complete.append(Part(self._head.name, content, self._head.file_name is not None))
