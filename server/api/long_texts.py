@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import mmap
 import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-PORTION_BYTES = 192 * 1024  # a multiple of 3 and of 4
+PORTION_BYTES = 48 * 1024  # a multiple of 3 and of 4
 # Shorter texts are left where they are.
 LONG_BYTES = 2 * PORTION_BYTES
 # What needs no escape and no look at UTF-8, and what base64 and data URLs are made of.
 PLAIN = re.compile(rb"[A-Za-z0-9+/=:;,._-]*+")
 BEFORE_VALUE, AFTER_VALUE, AFTER_TEXT = b":[,", b",]}", b":,]}"
+Body = bytes | bytearray | mmap.mmap
 SPACES = b" \t\r\n"
 
 
@@ -48,7 +50,7 @@ class Lifted:
         return sum(len(long) - len(mark) for mark, long in self.texts.items() if mark in line)
 
 
-def lift(body: bytes | bytearray) -> Lifted:
+def lift(body: Body) -> Lifted:
     """Take the long plain texts out of what may be JSON. Only whole values of it are taken."""
     marks = secrets.token_hex(8)
     parts, texts, end = list[bytes](), dict[str, str](), 0
@@ -64,7 +66,7 @@ def lift(body: bytes | bytearray) -> Lifted:
     return Lifted(b"".join(parts), texts)
 
 
-def _runs(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
+def _runs(body: Body) -> Iterator[tuple[int, int]]:
     """Where there are long runs without a quote between two quotes."""
     probe = PORTION_BYTES
     while probe < len(body):
@@ -77,7 +79,7 @@ def _runs(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
         probe = max(probe, last - last % PORTION_BYTES) + PORTION_BYTES
 
 
-def _is_value(body: bytes | bytearray, first: int, last: int) -> bool:
+def _is_value(body: Body, first: int, last: int) -> bool:
     """Whether the quotes around stand where those of a value do. A quote within a text has a backslash before it, and
     one that ends a text is followed by a space or by one of AFTER_TEXT."""
     if body[first] in AFTER_TEXT:
