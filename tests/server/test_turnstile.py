@@ -217,7 +217,7 @@ def test_who_is_refused_is_refused_before_a_byte_of_the_body_is_read(
         await first
         return sent
 
-    assert played(tmp_path, play, **limits)[0]["status"] == status
+    assert played(tmp_path, play, None, **limits)[0]["status"] == status
 
 
 def test_pictures_on_their_way_hold_their_slots_and_the_last_one_out_leaves_none(tmp_path: Path) -> None:
