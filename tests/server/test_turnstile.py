@@ -171,7 +171,8 @@ def test_success_and_refusal_tell_the_same_headers(tmp_path: Path) -> None:
     names += [name.replace("requests", "images") for name in names]
     expected = [("2", "1", "20", "18"), ("2", "0", "20", "16"), ("2", "0", "20", "16")]
     assert told == [dict(zip(names, values, strict=True)) for values in expected]
-    assert first.headers["x-ratelimit-reset-requests"] in {"1m0s", "59.9s"}
+    reset = first.headers["x-ratelimit-reset-requests"]
+    assert reset == "1m0s" or reset.startswith("59")
 
 
 def test_without_limits_no_header_speaks_of_any(tmp_path: Path) -> None:
