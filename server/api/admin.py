@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from server.access.allowed import allowed_names, allowed_targets
 from server.api.gate import caller_of
 from server.api.models import described
 from server.api.services import Services, services_of
@@ -21,14 +22,15 @@ Verb = Callable[[Request], Awaitable[JSONResponse]]
 
 def _route(change: Callable[[LocalBackend, str], None]) -> Verb:
     async def answer(request: Request) -> JSONResponse:
-        services = services_of(request)
+        services, caller = services_of(request), caller_of(request)
         refuse_strange_pages(request, services)
         name = request.path_params["model"]
+        allowed_targets(caller, name, services.catalogue)  # before anything changes
         model = services.catalogue.resolve(name)
         if model is None:
-            raise errors.model_not_found(name, services.catalogue.names())
+            raise errors.model_not_found(name, allowed_names(caller, services.catalogue))
         change(services.local, model)
-        return JSONResponse(described(name, services, caller_of(request)))
+        return JSONResponse(described(name, services, caller))
 
     return answer
 

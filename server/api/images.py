@@ -96,6 +96,7 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
         is_there = await unless_gone(request, pictures.first_ready(parsed)) is not None
     if not is_there:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+    journey = _with_sizes(journey, parsed, pictures)
     if parsed[0].asked.is_stream:
         events = events_of(
             journey, services.router, services.local.place, began, started_seconds, visit_of(request).leave
@@ -125,6 +126,14 @@ def _journey(
         wants_progress=asked.is_stream and request.headers.get(PROGRESS_HEADER) == "true",
         request_id=request.scope[REQUEST_ID],
         caller=caller_of(request),
+    )
+
+
+def _with_sizes(journey: Journey, parsed: tuple[Parsed[ImageRequest], ...], pictures: Pictures) -> Journey:
+    """Ranked and booked by the sizes that follow from the pictures, where they are known by now."""
+    pairs = zip(journey.candidates, parsed, strict=True)
+    return replace(
+        journey, candidates=tuple(replace(candidate, request=pictures.known(one)) for candidate, one in pairs)
     )
 
 

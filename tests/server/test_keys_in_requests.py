@@ -115,6 +115,14 @@ def test_only_what_a_key_may_ask_for_is_listed_described_and_drawn(site: Site) -
     assert len(site.drawn.jobs) == 3
 
 
+def test_an_admins_key_steers_no_model_that_is_not_its_own(site: Site) -> None:
+    key = site.key("chief", models=("other",), scopes=("admin",))
+    # There is no worker: whoever comes as far as the change hears of that.
+    assert site.ask(key, "POST", "/admin/models/other/load").status_code == 503
+    assert site.ask(key, "POST", "/admin/models/tiny/load").status_code == 403
+    assert site.ask(key, "POST", "/admin/models/tyny/load").json()["error"]["message"].count("tiny") == 0
+
+
 def test_an_admins_key_may_do_all_but_ask_for_models_that_are_not_its_own(site: Site) -> None:
     key = site.key("chief", models=("other",), scopes=("admin",))
     assert site.draw(key, model="other").status_code == 200
