@@ -15,8 +15,9 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelines.leaks import Leaks, Planted
 from pipelines.messages import EngineOptions
 from server import __version__
 from server.api.description import describe
@@ -169,7 +170,21 @@ def build_app(services: Services) -> ASGIApp:
     describe(app)
     if services.settings.cors_origins:
         allow_origins(app, services.settings.cors_origins)
-    return Edge(app)
+    return Edge(leaking(app, Planted.in_environment()))
+
+
+def leaking(app: ASGIApp, planted: Planted) -> ASGIApp:
+    """The application itself, but in tests of the soak."""
+    if not planted.server:
+        return app
+    leaks = Leaks(planted.server)
+
+    async def losing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            leaks.lose()
+        await app(scope, receive, send)
+
+    return losing
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:

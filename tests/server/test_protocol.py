@@ -122,7 +122,7 @@ def test_a_second_request_may_come_as_slowly_as_the_first_and_no_slower() -> Non
 
 
 def test_who_is_answered_early_may_finish_and_ask_again_on_the_same_connection() -> None:
-    async def play(streams: Streams, _: Hasty) -> bytes:
+    async def play(streams: Streams, _end: Hasty) -> bytes:
         reader, writer = streams
         for _ in range(3):
             writer.write(POST + b"Content-Length: 200000\r\n\r\n" + bytes(100_000))
@@ -177,7 +177,7 @@ def test_who_takes_nothing_of_a_large_answer_is_gone_after_a_while() -> None:
 
 
 def test_who_takes_a_large_answer_slowly_but_surely_gets_all_of_it() -> None:
-    async def play(streams: Streams, _: Hasty) -> bytes:
+    async def play(streams: Streams, _end: Hasty) -> bytes:
         reader, writer = streams
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
