@@ -23,14 +23,15 @@ from server.api.parse import parse
 from server.api.parsed import Parsed
 from server.api.pictures import Pictures
 from server.api.receive import media_type_of, receive_json_object
-from server.api.replies import Times, headers_of, reply_of
+from server.api.replies import Delivery, Times, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
 from server.core import errors
 from server.core.providers import LOCAL
 from server.core.request import ImageRequest, Operation
 from server.core.request_id import REQUEST_ID
-from server.routing.journey import Candidate, Journey
+from server.routing.journey import Candidate, Journey, Served
+from server.routing.router import Router
 
 # Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
 CLIENT_CLOSED_REQUEST = 499
@@ -78,12 +79,22 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     if parsed[0].asked.is_stream:
         events = events_of(journey, services.router, services.local.place, began, started_seconds)
         return EventStream(events, _ignored(parsed[0]))
-    served = await unless_gone(request, services.router.draw(journey))
+    delivery = Delivery(services)
+    served = await unless_gone(request, _delivered(journey, delivery, services.router))
     if served is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
     own = next(one for one in parsed if one.target == served.target)
-    return JSONResponse(await reply_of(served, times, services), headers=_ignored(own) | headers_of(served))
+    return JSONResponse(reply_of(served, delivery.data, times), headers=_ignored(own) | headers_of(served))
+
+
+async def _delivered(journey: Journey, delivery: Delivery, router: Router) -> Served:
+    """Drawn, and ready to be sent; or as if nothing of it had been. Raises SafelightError."""
+    try:
+        return await router.draw(journey, deliver=delivery.make)
+    except BaseException:
+        await asyncio.shield(delivery.undo())
+        raise
 
 
 def _journey(

@@ -57,6 +57,10 @@ class ResultStore(Protocol):
         """Raises UnknownFile or ExpiredFile."""
         ...
 
+    def discard(self, name: str) -> None:
+        """Delete a file that nobody was told of. Raises OSError."""
+        ...
+
     def sweep(self) -> None:
         """Delete what has expired. Raises OSError when a file stays."""
         ...
@@ -137,6 +141,14 @@ class FileStore:
             return (self._folder / name).read_bytes()
         except FileNotFoundError:
             raise UnknownFile from None
+
+    def discard(self, name: str) -> None:
+        """Delete a file that nobody was told of, and forget it. Raises OSError."""
+        kept = self._kept.get(name)
+        if kept is not None:
+            self._delete({name: kept})
+            with self._lock:
+                self._kept.pop(name, None)
 
     def sweep(self) -> None:
         """Delete what has expired; forget names that expired long ago. Raises OSError when a file stays."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -38,6 +38,13 @@ MAX_ATTEMPTS, OK_STATUS = 2, 200
 TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
 OnPicture = Callable[[int, Picture, ImageRequest], None]
+
+
+Deliver = Callable[[Served], Awaitable[None]]
+
+
+async def undelivered(_: Served) -> None:
+    """The pictures were told one by one, or need no more than to be handed back."""
 
 
 def unmoved(_: int, __: Picture, ___: ImageRequest) -> None:
@@ -81,8 +88,10 @@ class Router:
         journey: Journey,
         listener_of: Callable[[int], Listener | None] = deaf,
         on_picture: OnPicture = unmoved,
+        deliver: Deliver = undelivered,
     ) -> Served:
-        """Raises SafelightError, whose headers tell who was asked."""
+        """Raises SafelightError, whose headers tell who was asked. deliver: makes the answer ready; where it cannot,
+        the books say that the request failed."""
         began_seconds = time.monotonic()
         if self._ends_at is not None:
             raise errors.shutting_down()
@@ -91,6 +100,7 @@ class Router:
         course = Course(told(ranking, self.weights))
         try:
             served = await self._served(journey, ranking, course, _Turn(on_picture, listener_of))
+            await _delivered(served, deliver)
         except BaseException as failure:
             await self._ended(journey, course, failure, _ms_since(began_seconds))
             raise
@@ -270,6 +280,14 @@ class Router:
             await self.closing.now(partial(ended, "failed", "internal_error", course.asked, usd, ms))
         else:
             self.closing.beside(partial(ended, "cancelled", None, course.asked, usd, ms))
+
+
+async def _delivered(served: Served, deliver: Deliver) -> None:
+    try:
+        await deliver(served)
+    except BaseException:
+        served.course.wasted_usd += served.drawn.cost_usd
+        raise
 
 
 def _lost_usd(failure: SafelightError | Trouble, reserved_usd: float) -> float:

@@ -63,7 +63,7 @@ def get(path: str | bytes, method: str = "GET", **headers: str) -> bytes:
     return head(method, path, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def asking(path: str = GENERATIONS, **values: Any) -> bytes:
+def asking(path: str = GENERATIONS, /, **values: Any) -> bytes:
     """A request in JSON with these parameters, a prompt beside them where it needs one."""
     words = {} if path == VARIATIONS else {"prompt": "a red circle"}
     return message(json.dumps({**words, **values}).encode(), path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from tests.hostile.case import EDITS, GENERATIONS, INVALID, VARIATIONS, Case, asking, asking_raw, message, shown
 
@@ -136,7 +137,7 @@ def many_names() -> bytes:
 
 def _with_company() -> Iterator[Case]:
     """Values that are wrong only beside others."""
-    together = {
+    together: dict[str, tuple[dict[str, Any], str | None]] = {
         "strength without image": ({"strength": 0.5}, "strength"),
         "mask without image": ({"mask": "AAAA"}, "mask"),
         "a provider and local_only": ({"provider": "openai", "local_only": True}, "provider"),

@@ -1,9 +1,9 @@
 """Decides whether a figure grows, from samples taken while a server worked: the judgement of the soak.
 
 Knows numbers; knows no processes. A leak is steady: it shows in the median of the slopes between all pairs of samples
-(Theil and Sen's), which a step or an outlier hardly moves, and in the last quarter's median beside the second's. What
-warms up is in the first quarter, which does not count; what breathes, as an allocator does, has no slope. Both must say
-so: a single step moves the quarters and not the slope, a slow wave the slope and not always the quarters.
+(Theil and Sen's), which no outlier moves, and again between each quarter's median and the next one's. What warms up is
+in the first quarter, which does not count; what breathes, as an allocator does, has no slope; a single step, as of a
+pool that gets its last thread, is between two quarters at most. Both must say so.
 Invariant: pure; the order of samples is their place.
 """
 
@@ -19,17 +19,15 @@ LEAST_SAMPLES = 8
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """by_slope, by_quarters: how much the figure grew over the samples that count, in its own unit."""
+    """How much the figure grew over the samples that count, in its own unit: by_slope, and by the least of the
+    quarters, as if all had been like it."""
 
     by_slope: float
-    by_quarters: float
+    by_least_quarter: float
 
     def is_more_than(self, allowed: float) -> bool:
-        return self.by_slope > allowed and self.by_quarters > allowed * QUARTERS_SHARE
-
-
-# From the middle of the second quarter to that of the last it is two thirds of the way that counts.
-QUARTERS_SHARE = 2 / 3
+        # Half, as a quarter's median is less sure than the slope of all.
+        return self.by_slope > allowed and self.by_least_quarter > allowed / 2
 
 
 def growth(samples: Sequence[float]) -> Growth:
@@ -38,9 +36,12 @@ def growth(samples: Sequence[float]) -> Growth:
         raise ValueError(f"{len(samples)} samples tell nothing")
     quarter = len(samples) // 4
     counted = samples[quarter:]
-    slopes = [
-        (later - earlier) / (at_later - at_earlier)
-        for (at_earlier, earlier), (at_later, later) in itertools.combinations(enumerate(counted), 2)
-    ]
-    by_quarters = statistics.median(samples[-quarter:]) - statistics.median(samples[quarter : 2 * quarter])
-    return Growth(statistics.median(slopes) * (len(counted) - 1), by_quarters)
+    medians = [statistics.median(samples[place * quarter : (place + 1) * quarter]) for place in (1, 2, 3)]
+    least = min(later - earlier for earlier, later in itertools.pairwise(medians))
+    return Growth(_slope(counted) * (len(counted) - 1), least * 3)
+
+
+def _slope(values: Sequence[float]) -> float:
+    """Theil and Sen's."""
+    pairs = itertools.combinations(enumerate(values), 2)
+    return statistics.median((later - earlier) / (end - begin) for (begin, earlier), (end, later) in pairs)
