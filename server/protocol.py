@@ -165,4 +165,11 @@ class EnvelopeProtocol(H11Protocol):
             response = h11.Response(status_code=error.status, headers=headers)
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
+        self._leave_request()
         self.transport.close()
+
+    def _leave_request(self) -> None:
+        """What was begun before the rest turned out to be no HTTP has nobody to answer any more."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()

@@ -166,6 +166,21 @@ def test_garbage_behind_an_early_answer_closes_the_connection_and_is_no_error(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_garbage_behind_a_head_is_refused_once_and_the_request_that_had_begun_answers_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play(streams: Streams, end: Hasty) -> bytes:
+        streams[1].write(POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n")
+        reply = await streams[0].read()
+        await until_closed(end)
+        return reply
+
+    reply = played(play)
+    assert reply.count(b"HTTP/1.1 ") == 1
+    assert b'"code": "invalid_http"' in reply
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_who_takes_nothing_of_a_large_answer_is_gone_after_a_while() -> None:
     async def play(streams: Streams, end: Hasty) -> bytes:
         streams[1].transport.pause_reading()  # type: ignore[attr-defined]
