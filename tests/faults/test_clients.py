@@ -81,6 +81,7 @@ def test_a_reader_of_one_byte_a_second_keeps_nobody_waiting(house: House) -> Non
     house.assert_sound()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "total", [pytest.param(100, id="100"), pytest.param(IN_ALL, id="10,000", marks=pytest.mark.whole)]
 )

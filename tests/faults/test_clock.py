@@ -113,4 +113,4 @@ def test_a_day_of_spending_is_the_clocks_and_a_closed_provider_stays_closed(
 
 
 def ask(house: House, model: str) -> int:
-    return house.ask(model=model, response_format="b64_json", size="64x64").status_code
+    return house.ask(model=model, response_format="b64_json", size="256x256").status_code

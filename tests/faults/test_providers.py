@@ -109,7 +109,7 @@ def test_an_answer_of_a_provider_is_one_answer_of_ours(far: House, upstream: Scr
     answer, number = ANSWERS[name], list(ANSWERS).index(name)
     upstream.script(answer.reply)
     before, asked = money(far), len(upstream.asked)
-    reply = far.ask(model=f"far{number}", response_format="b64_json", size="64x64")
+    reply = far.ask(model=f"far{number}", response_format="b64_json", size="256x256")
     assert reply.status_code == answer.status, reply.text
     if answer.code is not None:
         assert reply.json()["error"]["code"] == answer.code

@@ -21,8 +21,15 @@ TRACE = "pickles-were-run"
 class Evil:
     """Leaves a trace when it is unpickled."""
 
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return os.mkdir, (str(Path(os.environ["TMPDIR"]) / TRACE),)
+        return os.mkdir, (str(self._trace),)
+
+
+def evil_pickle(folder: Path) -> bytes:
+    return pickle.dumps(Evil(folder.parent / TRACE))
 
 
 def truncated(folder: Path) -> None:
@@ -50,12 +57,12 @@ def of_a_head_that_is_no_json(folder: Path) -> None:
 
 
 def pickled(folder: Path) -> None:
-    (folder / UNET).with_suffix(".bin").write_bytes(pickle.dumps(Evil()))
+    (folder / UNET).with_suffix(".bin").write_bytes(evil_pickle(folder))
     (folder / UNET).unlink()
 
 
 def a_pickle_named_safetensors(folder: Path) -> None:
-    (folder / UNET).write_bytes(pickle.dumps(Evil()))
+    (folder / UNET).write_bytes(evil_pickle(folder))
 
 
 def of_another_component(folder: Path) -> None:
@@ -115,5 +122,10 @@ def test_damaged_weights_refuse_their_own_model_and_no_other(house: House, damag
         reply = house.ask(model=damage.__name__, size="256x256")
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_unavailable"), reply.text
         assert reply.headers["x-should-retry"] == "false"
-    assert not (house.temporary / TRACE).exists()
+    assert not (house.books.parent / TRACE).exists()
     house.assert_sound()
+
+
+def test_the_pickle_would_have_left_a_trace(tmp_path: Path) -> None:
+    pickle.loads(evil_pickle(tmp_path / "model"))  # noqa: S301 (the test's own)
+    assert (tmp_path / TRACE).exists()
