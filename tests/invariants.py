@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from tests.end_to_end.server_process import ServerProcess, is_alive
+from tests.end_to_end.server_process import START_SECONDS, ServerProcess, is_alive
 
 DEMO = Path(__file__).resolve().parents[1] / "pipelines" / "demo" / "demo-sdxl"
 # So long may what a client left behind take to be gone: a closed connection, a job cancelled at its next step.
@@ -101,6 +101,9 @@ class House:
 
     def assert_sound(self) -> None:
         """All of the promises at once."""
+        if self.restarts:
+            # A worker imports its libraries before it takes jobs.
+            self.server.wait_until_ready(START_SECONDS)
         deadline = time.monotonic() + SETTLE_SECONDS
         while (flaws := self.flaws()) and time.monotonic() < deadline:
             time.sleep(0.05)
