@@ -18,8 +18,9 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.datastructures import State
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelines.leaks import Leaks, Planted
 from pipelines.messages import EngineOptions
 from server import __version__
 from server.access.door import door_of
@@ -243,7 +244,22 @@ def build_app(services: Services, reloader: Reloader | None = None, on_lag: LagL
     if services.settings.cors_origins:
         allow_origins(app, services.settings.cors_origins)
     traces = services.traces
-    return Edge(Tenancy(app, reloader.editions), services.metrics, None if traces is None else traces.take)
+    own = leaking(Tenancy(app, reloader.editions), Planted.in_environment())
+    return Edge(own, services.metrics, None if traces is None else traces.take)
+
+
+def leaking(app: ASGIApp, planted: Planted) -> ASGIApp:
+    """The application itself, but in tests of the soak."""
+    if not planted.server:
+        return app
+    leaks = Leaks(planted.server)
+
+    async def losing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            leaks.lose()
+        await app(scope, receive, send)
+
+    return losing
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from pipelines.engine.candidate import Phase
 from pipelines.engine.job import Job
+from pipelines.leaks import Leaks, Planted
 
 VARIABLE = "SAFELIGHT_FAULTS"
 FaultKind = Literal["out_of_memory", "exception", "not_finite", "slow", "hang", "crash"]
@@ -45,17 +46,21 @@ class ArmedFault(RuntimeError):
 class FaultPoints:
     """The armed faults of one worker."""
 
-    def __init__(self, faults: Sequence[Fault] = ()) -> None:
+    def __init__(self, faults: Sequence[Fault] = (), leaks: Leaks | None = None) -> None:
         # Copies, as each counts down by itself.
         self._faults = [msgspec.structs.replace(fault) for fault in faults]
+        self._leaks = leaks or Leaks()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> FaultPoints:
         """Raises msgspec.MsgspecError when the variable holds no list of faults."""
-        return cls(msgspec.json.decode(environment.get(VARIABLE, "[]"), type=list[Fault]))
+        faults = msgspec.json.decode(environment.get(VARIABLE, "[]"), type=list[Fault])
+        return cls(faults, Leaks(Planted.in_environment(environment).worker))
 
     def strike(self, phase: Phase, batch: Sequence[Job]) -> None:
         """Let the armed faults of this work item happen: before it, so that no state has changed."""
+        if phase is Phase.PREPARE:
+            self._leaks.lose()
         for fault in self._faults:
             guilty = next((job for job in batch if _is_due(fault, phase, job, len(batch))), None)
             if guilty is not None and _is_first(fault.once):

@@ -130,6 +130,8 @@ class Runner:
         if not batch:
             return False
         self._last_model = batch[0].request.model
+        for job in batch:
+            self._begin(job)
         self._announce(batch)
         try:
             self._faults.strike(batch[0].phase, batch)
@@ -222,7 +224,6 @@ class Runner:
 
     def _prepare(self, batch: list[Job]) -> None:
         for job in batch:
-            self._begin(job)
             job.is_admitted = True
             self._models.used(job.request.model, self._clock())
         self._has_changed = True

@@ -6,6 +6,7 @@ Invariant: either every picture that was asked for is in the reply, or the reply
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ from server.api.parsed import Parsed
 from server.api.pictures import Pictures
 from server.api.receive import media_type_of, receive_json_object
 from server.api.repeats import once
-from server.api.replies import Times, headers_of, reply_of
+from server.api.replies import Delivery, Times, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
 from server.api.turnstile import deadline_of, visit_of
@@ -36,7 +37,8 @@ from server.core.providers import LOCAL
 from server.core.request import ImageRequest, Operation
 from server.core.request_id import REQUEST_ID
 from server.core.tracing import hop
-from server.routing.journey import Candidate, Journey
+from server.routing.journey import Candidate, Journey, Served
+from server.routing.router import Router
 
 PROGRESS_HEADER = "x-safelight-progress"
 
@@ -102,14 +104,24 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
             journey, services.router, services.local.place, began, started_seconds, visit_of(request).leave
         )
         return EventStream(events, _ignored(parsed[0]))
-    served = await unless_gone(request, services.router.draw(journey))
+    delivery = Delivery(services)
+    served = await unless_gone(request, _delivered(journey, delivery, services.router))
     if served is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
     own = next(one for one in parsed if one.target == served.target)
     with hop("reply"):
-        body = await as_json(await reply_of(served, times, services))
+        body = await as_json(reply_of(served, delivery.data, times))
     return LongBody(body, headers=_ignored(own) | headers_of(served), media_type="application/json")
+
+
+async def _delivered(journey: Journey, delivery: Delivery, router: Router) -> Served:
+    """Drawn, and ready to be sent; or as if nothing of it had been. Raises SafelightError."""
+    try:
+        return await router.draw(journey, deliver=delivery.make)
+    except BaseException:
+        await asyncio.shield(delivery.undo())
+        raise
 
 
 def _journey(

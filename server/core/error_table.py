@@ -142,8 +142,8 @@ CATALOGUE_REFUSED = _refused(
 RECEIVE_TIMEOUT = _refused(
     408,
     "request_timeout",
-    "The request body did not arrive within {seconds:g} seconds.",
-    "the body came too slowly",
+    "The request did not arrive within {seconds:g} seconds.",
+    "the head or the body came too slowly",
     should_retry=False,
 )
 FILE_EXPIRED = _refused(

@@ -236,7 +236,8 @@ def backend_unavailable() -> SafelightError:
 
 
 def unknown_route(method: str, path: str) -> SafelightError:
-    return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
+    shown = method if is_showable(method) else quoted(method)
+    return SafelightError(error_table.UNKNOWN_ROUTE, method=shown, path=quoted(path))
 
 
 def method_not_allowed(method: str, allowed: str) -> SafelightError:

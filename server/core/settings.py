@@ -21,8 +21,8 @@ from server.core.errors import did_you_mean
 from server.core.request import ResponseFormat
 
 PREFIX = "SAFELIGHT_"
-# Read by the scripts, by `safelight draw` and, in tests, by the worker; not by the server.
-FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "SAFELIGHT_SERVER", "SAFELIGHT_KEY"}
+# Read by the scripts, by `safelight draw` and, in tests, by the worker and the root of the server; no settings.
+FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "SAFELIGHT_LEAKS", "SAFELIGHT_SERVER", "SAFELIGHT_KEY"}
 # What libraries ask before they ask a hub. In the environment of every process that an offline server starts.
 OFFLINE_VARIABLES = {
     "HF_HUB_OFFLINE": "1",

@@ -44,6 +44,13 @@ TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 OnPicture = Callable[[int, Picture, ImageRequest], None]
 
 
+Deliver = Callable[[Served], Awaitable[None]]
+
+
+async def undelivered(_: Served) -> None:
+    """The pictures were told one by one, or need no more than to be handed back."""
+
+
 def unmoved(_: int, __: Picture, ___: ImageRequest) -> None:
     """Nobody waits for single pictures."""
 
@@ -84,8 +91,10 @@ class Router:
         journey: Journey,
         listener_of: Callable[[int], Listener | None] = deaf,
         on_picture: OnPicture = unmoved,
+        deliver: Deliver = undelivered,
     ) -> Served:
-        """Raises SafelightError, whose headers tell who was asked."""
+        """Raises SafelightError, whose headers tell who was asked. deliver: makes the answer ready; where it cannot,
+        the books say that the request failed."""
         began_seconds = time.monotonic()
         if self.calls.are_ending:
             raise errors.shutting_down()
@@ -94,6 +103,7 @@ class Router:
         course = Course(told(ranking, self.weights))
         try:
             served = await self._served(journey, ranking, course, _Turn(on_picture, listener_of))
+            await _delivered(served, deliver)
         except BaseException as failure:
             self.telling.ended(journey, course, failure, time.monotonic() - began_seconds)
             await self._ended(journey, course, failure, _ms_since(began_seconds))
@@ -287,6 +297,14 @@ class Router:
             await self.closing.now(partial(ended, "failed", "internal_error", course.asked, usd, ms))
         else:
             self.closing.beside(partial(ended, "cancelled", None, course.asked, usd, ms))
+
+
+async def _delivered(served: Served, deliver: Deliver) -> None:
+    try:
+        await deliver(served)
+    except BaseException:
+        served.course.wasted_usd += served.drawn.cost_usd
+        raise
 
 
 def _lost_usd(failure: SafelightError | Trouble, reserved_usd: float) -> float:
