@@ -162,9 +162,14 @@ from server.app import NO_TELEMETRY
 app = FastAPI(telemetry=NO_TELEMETRY if sys.argv[1] == "ours" else None)
 
 async def main():
-    async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
-            await client.get("/openapi.json")
+    coming, told = asyncio.Queue(), asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan"}, coming.get, told.put))
+    await coming.put({"type": "lifespan.startup"})
+    await told.get()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
+        await client.get("/openapi.json")
+    await coming.put({"type": "lifespan.shutdown"})
+    await life
 
 asyncio.run(main())
 """
