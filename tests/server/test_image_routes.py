@@ -64,6 +64,9 @@ class FakeDispatcher:
         """No worker has said anything yet."""
         return []
 
+    def load(self, _: str) -> None:
+        raise errors.worker_unavailable()
+
     def check_room(self, count: int) -> None:
         if self.is_full:
             raise errors.overloaded(count)
