@@ -16,9 +16,10 @@ from server.ledger import reading, writing
 from server.ledger.clerk import Clerk
 from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
 from server.ledger.decisions import Decision
+from server.ledger.diagnosis import problem_of
 from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Excess, Page, Quota, Settlement, Used
 from server.ledger.migrate import bring_up_to_date
-from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
+from server.ledger.problem import NOT_OPEN, LedgerProblem
 from server.ledger.pulse import Pulse
 from server.ledger.question import Group, Question, Sum
 from server.ledger.tally import Tally
