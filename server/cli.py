@@ -22,6 +22,8 @@ from server.access.records import KeysProblem
 from server.api.services import Services
 from server.connection import ServerProblem
 from server.core import log
+from server.core.catalogue import Catalogue
+from server.core.settings import Settings
 from server.fitting import fitting
 from server.idempotency.shelf import ShelfProblem
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
@@ -218,7 +220,7 @@ def check(models: MODELS_FLAG = None) -> None:
             typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
     for line in findings_of_providers(settings, catalogue):
         typer.echo(visible(line))
-    key_problems = [] if settings.keys is None else problems_of(settings.keys, catalogue, time.time())
+    key_problems = problems_of_access(settings, catalogue)
     for line in key_problems:
         typer.echo(f"keys: {line}")
     against_policy = policy_problems(settings, catalogue)
@@ -230,7 +232,20 @@ def check(models: MODELS_FLAG = None) -> None:
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
+    if key_problems or against_policy:
+        typer.echo(f"{len(key_problems)} problems of keys, {len(against_policy)} of content checks")
     raise typer.Exit(1 if broken or key_problems or against_policy else 0)
+
+
+def problems_of_access(settings: Settings, catalogue: Catalogue) -> list[str]:
+    """What keeps a server with these settings from listening, or its keys from what they were made for."""
+    if settings.keys is not None:
+        return problems_of(settings.keys, catalogue, time.time())
+    try:
+        door_of(settings)
+    except KeysProblem as problem:
+        return [str(problem)]
+    return []
 
 
 @app.command("inspect")

@@ -222,7 +222,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise SettingsProblem([_sentence(entry) for entry in error.errors()]) from error
+        raise SettingsProblem([_sentence(entry, flags) for entry in error.errors()]) from error
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -231,6 +231,11 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return [f"{name}: unknown setting.{did_you_mean(name, known)}" for name in strangers]
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, flags: Mapping[str, Any]) -> str:
+    """flags: those that the command has, given or not. A value is not repeated: it may hold a password."""
     name = str(error["loc"][0]) if error["loc"] else "settings"
-    return f"{PREFIX}{name.upper()} (or --{name.replace('_', '-')}): {error['msg']}"
+    flag = f" (or --{name.replace('_', '-')})" if name in flags else ""
+    told = error["msg"]
+    if error["type"] == "string_pattern_mismatch":
+        told = f"is not written as it must be. {Settings.model_fields[name].description}"
+    return f"{PREFIX}{name.upper()}{flag}: {told}"

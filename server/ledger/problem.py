@@ -20,6 +20,7 @@ LOCKED: Final = "The ledger's database is locked by another program."
 FULL: Final = "The ledger's database has no room left."
 READ_ONLY: Final = "The ledger's database cannot be written to."
 UNREACHABLE: Final = "The ledger's database cannot be reached."
+NOT_OPENED: Final = "The ledger's file cannot be opened: its folder must be there, and be writable for the server."
 SILENT: Final = "The ledger's database does not answer."
 DAMAGED: Final = "The ledger's file is damaged, or is no SQLite database."
 NEWER: Final = "The ledger's database was made by a newer version of Safelight. It is left as it is."
@@ -51,7 +52,7 @@ _SQLITE = {
     sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_READONLY: READ_ONLY,
     sqlite3.SQLITE_PERM: READ_ONLY,
-    sqlite3.SQLITE_CANTOPEN: UNREACHABLE,
+    sqlite3.SQLITE_CANTOPEN: NOT_OPENED,
     sqlite3.SQLITE_INTERRUPT: SILENT,
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: DAMAGED,
@@ -86,4 +87,6 @@ def _text(error: BaseException) -> str:
         # A connection that could not be made, or broke, has no code.
         state = getattr(cause, "sqlstate", None) or "08"
         return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], UNUSABLE)
-    return UNREACHABLE if isinstance(error, OSError) else UNUSABLE
+    if isinstance(error, OSError):
+        return UNREACHABLE if error.filename is None else NOT_OPENED
+    return UNUSABLE
