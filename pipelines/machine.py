@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 TOOL_SECONDS = 10.0
 MEBIBYTE = 1024**2
 
@@ -20,6 +21,26 @@ def host_memory_bytes() -> int:
     """This machine's memory, or what of it this process may take, where a container says less."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *(limit for limit in map(_limit_in, CGROUP_LIMITS) if limit)])
+
+
+def used_memory_bytes() -> int | None:
+    """What of `host_memory_bytes` is taken; None where the system does not say. In a container its own pages, those of
+    files that were read among them; else what could not be freed at once."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit_path, used_path in zip(CGROUP_LIMITS, CGROUP_USES, strict=True):
+        if (_limit_in(limit_path) or physical) < physical:
+            return _limit_in(used_path)
+    available = _available_bytes()
+    return None if available is None else physical - available
+
+
+def _available_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kibibytes) * 1024 for kibibytes in found), None)
 
 
 def cuda_memory_bytes() -> tuple[int, ...]:

@@ -11,6 +11,8 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
+from pipelines.figures import DeviceMemory, ModelFigures, Timeline, WorkFigures
+
 M = TypeVar("M")
 FRAME_HEADER = struct.Struct(">I")
 # A picture of 4096 x 4096 in any format stays below; a longer frame means that the stream is out of step.
@@ -284,6 +286,14 @@ class Heartbeat(Message, frozen=True):
     """Sent at a steady pace by a thread of its own; its absence means that the process hangs."""
 
 
+class Figures(Message, frozen=True):
+    """What the worker has counted since its start; sent about once a second. memory: None where nobody can say."""
+
+    work: tuple[WorkFigures, ...] = ()
+    models: tuple[ModelFigures, ...] = ()
+    memory: DeviceMemory | None = None
+
+
 class Queued(Message, frozen=True):
     """The job waits in the worker behind `ahead` others."""
 
@@ -315,13 +325,14 @@ class Preview(Message, frozen=True):
 
 
 class Image(Message, frozen=True):
-    """The job succeeded: the encoded picture and how long the device worked on it. check_ms: how long the safety
-    checker looked at it; None where it did not."""
+    """The job succeeded: the encoded picture, how long the device worked on it, and where its time went. check_ms: how
+    long the safety checker looked at it; None where it did not."""
 
     job_id: str
     file: bytes
     device_seconds: float
     check_ms: int | None = None
+    timeline: Timeline | None = None
 
 
 class Refused(Message, frozen=True):
@@ -330,6 +341,7 @@ class Refused(Message, frozen=True):
     job_id: str
     device_seconds: float
     check_ms: int
+    timeline: Timeline | None = None
 
 
 class Failed(Message, frozen=True):
@@ -348,7 +360,20 @@ class Cancelled(Message, frozen=True):
 
 
 Command = Start | Submit | Cancel | Load | Unload | Pin | Shutdown
-Event = Ready | Residency | Heartbeat | Queued | Started | Progress | Preview | Image | Refused | Failed | Cancelled
+Event = (
+    Ready
+    | Residency
+    | Heartbeat
+    | Figures
+    | Queued
+    | Started
+    | Progress
+    | Preview
+    | Image
+    | Refused
+    | Failed
+    | Cancelled
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

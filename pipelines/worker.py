@@ -33,12 +33,14 @@ import torch
 from pipelines.engine.faults import FaultPoints
 from pipelines.engine.runner import Runner
 from pipelines.engine.safety import SafetyCheck
+from pipelines.engine.tally import Tally
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import (
     FRAME_HEADER,
     Cancel,
     Command,
     Event,
+    Figures,
     FramingError,
     Heartbeat,
     Load,
@@ -54,10 +56,13 @@ from pipelines.messages import (
     to_command,
     to_frame,
 )
-from pipelines.residency.budgets import budgets_of, job_memory_bytes, memory_of
+from pipelines.residency.budgets import budgets_of, job_memory_bytes, memory_in_use, memory_of
 from pipelines.residency.carrier import Carrier
 from pipelines.residency.holding import Rules
 from pipelines.residency.models import LOOK_SECONDS, Aside, Models
+
+# The server's figures are so old at most while work items are short.
+FIGURES_SECONDS = 1.0
 
 # None is no command: it wakes whoever waits for one.
 Inbox = queue.SimpleQueue[Command | None]
@@ -132,7 +137,8 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
             start.options, memory_bytes=job_memory_bytes(start.options, memory_of(device), device)
         )
         faults, safety = FaultPoints.from_environment(), safety_of(start)
-        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, faults, safety)
+        tally, figured_seconds = Tally(), time.perf_counter()
+        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, faults, safety, tally)
         told = models.reports()
         pipe.send(Ready(str(device), told))
         has_worked = False
@@ -141,6 +147,17 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
             has_worked = runner.work()
             if (reports := models.reports()) != told:
                 pipe.send(Residency(told := reports))
+            if time.perf_counter() - figured_seconds >= FIGURES_SECONDS:
+                figured_seconds = time.perf_counter()
+                pipe.send(figures_of(tally, models, device))
+
+
+def figures_of(tally: Tally, models: Models, device: torch.device) -> Figures:
+    """All that was counted since the worker's start."""
+    of_models = tuple(
+        msgspec.structs.replace(one, out_of_memory=tally.out_of_memory.get(one.model, 0)) for one in models.figures()
+    )
+    return Figures(tally.figures(), of_models, memory_in_use(device))
 
 
 def safety_of(start: Start) -> SafetyCheck | None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -30,6 +31,8 @@ from server.api.services import Services
 from server.backends.local import LocalBackend
 from server.core.caller import Limits
 from server.core.catalogue import Catalogue
+from server.core.observer import DEAF, Observer
+from server.core.prompt_log import PromptLog
 from server.core.providers import LOCAL
 from server.core.settings import Settings
 from server.dispatch.dispatcher import Dispatcher
@@ -43,12 +46,16 @@ from server.ledger.ledger import Ledger
 from server.ledger.retention import forget_old
 from server.limits.limiter import Limiter
 from server.limits.shared import Shared
+from server.metrics.metrics import Metrics
+from server.metrics.traces import Traces, may_send_offline
 from server.policy.building import build_policy
+from server.policy.policy import OnDecision
 from server.remotes import Remotes, remote_backends
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
 from server.routing.choice import Weights
 from server.routing.router import Router
+from server.routing.telling import Telling
 
 log = logging.getLogger("safelight.app")
 SUMMARY = (
@@ -56,6 +63,8 @@ SUMMARY = (
     "Requests for pictures may carry an Idempotency-Key of 1 to 255 visible ASCII characters: then they are drawn once."
 )
 SWEEP_SECONDS = 30.0
+# FastAPI would send traces, metrics and logs of its own wherever OTEL_* in the environment says.
+NO_TELEMETRY: TelemetryConfig = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
 # Headers that pages of other origins may read.
 EXPOSED_HEADERS = (
     "x-request-id",
@@ -76,13 +85,15 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
     """The parts of one server, built but not started. base_url: what result URLs start with. own_folder: for what the
     settings give no other place; it may go with the server. Raises KeysProblem when there are no keys where there must
     be, and PolicyProblem for checks that cannot be used."""
-    workers, decoder = worker_settings(settings, catalogue), Decoder()
+    metrics = Metrics()
+    workers, decoder = worker_settings(settings, catalogue), Decoder(observer=metrics)
     dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
     local = LocalBackend(
         dispatcher,
         {model: entry.family for model, entry in catalogue.models.items()},
         has_facts=settings.embed_facts,
         usd_per_device_hour=settings.device_usd_per_hour,
+        observer=metrics,
     )
     ledger = Ledger(settings.ledger or f"sqlite:///{own_folder / 'ledger.sqlite'}")
     remotes = remote_backends(settings, catalogue, decoder)
@@ -98,15 +109,22 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
         fetch_policy=fetch_policy(settings),
         reach=Reach(catalogue, remotes.upstreams, settings.default_response_format),
         local=local,
-        router=build_router(settings, catalogue, local, remotes, ledger),
+        router=build_router(settings, catalogue, local, remotes, ledger, metrics),
         ledger=ledger,
+        metrics=metrics,
+        traces=build_traces(settings, metrics),
         remotes=tuple(remotes.backends.values()),
         base_url=base_url.rstrip("/"),
         started_unix_seconds=int(time.time()),
         desk=Desk(Shelf(answers_folder, settings.idempotency_quota_bytes)),
-        policy=build_policy(settings, catalogue, ledger.decide),
+        policy=build_policy(settings, catalogue, ledger.decide, counting(metrics)),
         limiter=build_limiter(settings),
     )
+
+
+def counting(observer: Observer) -> OnDecision:
+    """What the content checks decide, told to an observer."""
+    return lambda decision: observer.judged(decision.check_name, decision.decision)
 
 
 def build_limiter(settings: Settings) -> Limiter:
@@ -117,7 +135,12 @@ def build_limiter(settings: Settings) -> Limiter:
 
 
 def build_router(
-    settings: Settings, catalogue: Catalogue, local: LocalBackend, remotes: Remotes, ledger: Ledger
+    settings: Settings,
+    catalogue: Catalogue,
+    local: LocalBackend,
+    remotes: Remotes,
+    ledger: Ledger,
+    observer: Observer = DEAF,
 ) -> Router:
     """Who may be asked, and by what rule."""
     caps_usd: dict[str | None, float] = {
@@ -128,10 +151,21 @@ def build_router(
     return Router(
         backends={LOCAL: local, **remotes.backends},
         upstreams=remotes.upstreams,
-        accounts=Accounts(ledger, caps_usd, settings.work_units_per_day),
+        accounts=Accounts(ledger, caps_usd, settings.work_units_per_day, observer),
         weights=Weights(settings.route_seconds_per_usd, settings.route_seconds_per_place),
         allowance=Allowance(settings.fallback_share),
+        telling=Telling(observer, PromptLog(settings.log_prompts)),
     )
+
+
+def build_traces(settings: Settings, metrics: Metrics) -> Traces | None:
+    """None where nobody traces. Offline, spans go no further than an address of a private network."""
+    if settings.otlp_endpoint is None:
+        return None
+    if settings.offline and not may_send_offline(settings.otlp_endpoint):
+        log.warning("offline: no traces are sent, as the collector's host is no private address")
+        return None
+    return Traces(settings.otlp_endpoint, lambda spans, is_lost: metrics.exported(spans, is_lost=is_lost))
 
 
 def worker_settings(settings: Settings, catalogue: Catalogue) -> tuple[WorkerSettings, ...]:
@@ -193,6 +227,7 @@ def build_app(services: Services) -> ASGIApp:
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        telemetry=NO_TELEMETRY,
     )
     app.state.services = services
     install_handlers(app)
@@ -200,7 +235,8 @@ def build_app(services: Services) -> ASGIApp:
     describe(app, needs_of(app) if services.door.asks_for_keys else {})
     if services.settings.cors_origins:
         allow_origins(app, services.settings.cors_origins)
-    return Edge(app)
+    traces = services.traces
+    return Edge(app, services.metrics, None if traces is None else traces.take)
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
@@ -218,6 +254,8 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 async def _running(services: Services) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
+    if services.traces is not None:
+        services.traces.start()
     services.dispatcher.start()
     services.limiter.start()
     await services.decoder.start()
@@ -238,6 +276,8 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.limiter.stop()
         await asyncio.gather(services.policy.close(), *(backend.close() for backend in services.remotes))
         await asyncio.to_thread(services.files.close)
+        if services.traces is not None:
+            await services.traces.stop()
 
 
 async def _sweep(store: ResultStore, desk: Desk) -> None:

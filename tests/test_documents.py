@@ -14,6 +14,7 @@ from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.routes import add_routes
 from server.core import error_table, settings_page
 from server.core.settings import PREFIX, Settings
+from server.metrics import table as metrics_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,6 +48,10 @@ def test_every_page_is_named_by_the_readme_or_by_the_page_of_operations() -> Non
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     named = README + (ROOT / "docs" / "operations.md").read_text()
     assert {page for page in pages if f"docs/{page}" not in named} == set()
+
+
+def test_the_page_of_metrics_is_the_table_in_the_code() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_table.page()
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,14 @@ class Encoded:
         return self.states.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
 
 
+@dataclass(slots=True)
+class CacheUse:
+    """How many texts were found encoded, and how many were not."""
+
+    hits: int = 0
+    misses: int = 0
+
+
 def separated(states: torch.Tensor, pooled: torch.Tensor | None = None) -> list[Encoded]:
     """The rows of one encoder's forward, (B, T, D) and (B, P), each as a text of its own."""
     rows = range(len(states))
@@ -36,12 +44,17 @@ def separated(states: torch.Tensor, pooled: torch.Tensor | None = None) -> list[
 
 class PromptCache:
     """encode: encodes several texts in one forward. one_by_one: one text a forward, so that what a text becomes depends
-    on no other."""
+    on no other. use: counts what was found."""
 
     def __init__(
-        self, encode: Callable[[Sequence[str]], list[Encoded]], cap_bytes: int, one_by_one: bool = False
+        self,
+        encode: Callable[[Sequence[str]], list[Encoded]],
+        cap_bytes: int,
+        one_by_one: bool = False,
+        use: CacheUse | None = None,
     ) -> None:
         self._encode, self._cap_bytes, self._one_by_one = encode, cap_bytes, one_by_one
+        self._use = use or CacheUse()
         self._kept: OrderedDict[tuple[str, Hashable], Encoded] = OrderedDict()
         self.size_bytes = 0
 
@@ -50,6 +63,8 @@ class PromptCache:
         asked = list(dict.fromkeys(texts))
         found = {text: self._kept[text, adapters] for text in asked if (text, adapters) in self._kept}
         missing = [text for text in asked if text not in found]
+        self._use.hits += len(found)
+        self._use.misses += len(missing)
         for group in grouped(missing, self._one_by_one):
             found.update(zip(group, self._encode(group), strict=True))
         for text in asked:

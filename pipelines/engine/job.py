@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pipelines.denoise.state import DenoiseState
 from pipelines.engine.candidate import Candidate, Phase
 from pipelines.families.contract import Family
+from pipelines.figures import Timeline
 from pipelines.messages import SECOND_ORDER, DrawParams, Submit
 
 # What decoding costs beside a denoise step of one row, by the operations of SDXL's parts (10.5 and 6.8 TFLOP).
@@ -24,7 +25,7 @@ PREPARE_STEPS, PREPARE_PICTURE_STEPS = 0.05, 0.75
 class Job:
     """family is None until its model is loaded, state until it is prepared. runs_alone: it shares its next work item
     with nobody, as one of its last batch is guilty of a failure. has_retried: one failure for want of memory is
-    forgiven; decoding is then done in_tiles."""
+    forgiven; decoding is then done in_tiles. began, prepared, decoding, decoded: when its work got so far."""
 
     request: Submit
     arrived_seconds: float
@@ -36,6 +37,10 @@ class Job:
     has_retried: bool = False
     in_tiles: bool = False
     device_seconds: float = 0.0
+    began_seconds: float | None = None
+    prepared_seconds: float = 0.0
+    decoding_seconds: float = 0.0
+    decoded_seconds: float = 0.0
 
     @property
     def id(self) -> str:
@@ -77,6 +82,25 @@ class Job:
             priority=self.request.priority,
             is_admitted=self.is_admitted,
             runs_alone=self.runs_alone or self.in_tiles,
+        )
+
+    def mark(self, phase: Phase, began_seconds: float, ended_seconds: float) -> None:
+        """A work item of this phase is done."""
+        if phase is Phase.PREPARE:
+            self.began_seconds = began_seconds if self.began_seconds is None else self.began_seconds
+            self.prepared_seconds = ended_seconds
+        elif phase is Phase.DECODE:
+            self.decoding_seconds, self.decoded_seconds = began_seconds, ended_seconds
+
+    def timeline(self, now_seconds: float) -> Timeline | None:
+        """Of a job that is decoded and written now."""
+        if self.began_seconds is None:
+            return None
+        return Timeline(
+            self.prepared_seconds - self.began_seconds,
+            self.decoding_seconds - self.prepared_seconds,
+            self.decoded_seconds - self.decoding_seconds,
+            now_seconds - self.decoded_seconds,
         )
 
     def work_left(self) -> float:

@@ -28,8 +28,10 @@ from pipelines.engine.residents import Residents
 from pipelines.engine.row_caps import RowCaps
 from pipelines.engine.safety import CheckUnavailable, SafetyCheck
 from pipelines.engine.shares import Shares
+from pipelines.engine.tally import Tally
 from pipelines.engine.waiting import wanted_by
 from pipelines.families.contract import Family
+from pipelines.figures import WorkKind
 from pipelines.messages import (
     Cancelled,
     EngineOptions,
@@ -47,6 +49,7 @@ from pipelines.messages import (
 from pipelines.pace import Pace
 from pipelines.weights.files import CheckpointProblem
 
+KINDS: dict[Phase, WorkKind] = {Phase.PREPARE: "prepare", Phase.DENOISE: "denoise", Phase.DECODE: "decode"}
 POLICIES: dict[Policy, Callable[[Sequence[Candidate], Situation], tuple[str, ...]]] = {
     "fair": scheduler.next_batch,
     "fifo": fifo.next_batch,
@@ -60,7 +63,8 @@ class Runner:
     """Does one work item at a time: the caller decides when, and hands in commands between two items.
 
     emit: takes events, from this thread and from the encoding pool. encoders: where picture files are made, off this
-    thread. clock: seconds. safety: what pictures must pass whose jobs want it.
+    thread. clock: seconds. safety: what pictures must pass whose jobs want it. tally: counts what is
+    done.
     """
 
     def __init__(
@@ -72,11 +76,13 @@ class Runner:
         options: EngineOptions | None = None,
         faults: FaultPoints | None = None,
         safety: SafetyCheck | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._models, self._emit, self._encoders, self._clock = models, emit, encoders, clock
         self._options = options or EngineOptions()
         self._faults = faults or FaultPoints()
         self._safety = safety
+        self._tally = tally or Tally()
         self._jobs: dict[str, Job] = {}
         self._candidates: dict[str, Candidate] = {}
         self._shares = Shares()
@@ -244,16 +250,19 @@ class Runner:
     @contextmanager
     def _measured(self, batch: list[Job]) -> Iterator[None]:
         """Measure the work inside: share its time evenly, charge the callers, learn what so many rows cost."""
-        shape, rows = self._shape_of(batch), sum(job.rows for job in batch)
+        shape, rows, phase = self._shape_of(batch), sum(job.rows for job in batch), batch[0].phase
         works = [job.next_work() for job in batch]
         started = self._clock()
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = self._clock() - started
+        ended = self._clock()
+        seconds = ended - started
+        self._tally.worked(batch[0].request.model, KINDS[phase], rows, seconds)
         self._row_caps.observe(shape, rows, seconds)
         for job, work in zip(batch, works, strict=True):
             job.device_seconds += seconds / len(batch)
+            job.mark(phase, started, ended)
             self._pace.observe(job.request.model, work, seconds / len(batch))
             self._shares.charge(job.request.caller, work)
 
@@ -263,9 +272,10 @@ class Runner:
             pixels = with_kept(pixels, job.params)
             check_ms, is_refused = self._checked(job, pixels)
             if check_ms is not None and is_refused:
-                self._emit(Refused(job.id, job.device_seconds, check_ms))
+                self._emit(Refused(job.id, job.device_seconds, check_ms, job.timeline(self._clock())))
                 return
-            self._emit(Image(job.id, encode(pixels, self._output(job)), job.device_seconds, check_ms))
+            file = encode(pixels, self._output(job))
+            self._emit(Image(job.id, file, job.device_seconds, check_ms, job.timeline(self._clock())))
         except Exception as error:
             self._emit(to_failed(job.id, error))
 
@@ -311,6 +321,7 @@ class Runner:
         """Not enough memory: each alone, and smaller batches of this shape from now on. Alone: one more try."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        self._tally.ran_out_of_memory(batch[0].request.model)
         if len(batch) > 1:
             self._row_caps.forbid(self._shape_of(batch), sum(job.rows for job in batch))
             _split(batch)

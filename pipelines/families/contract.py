@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from pipelines.denoise.compiled import Compiling
+from pipelines.denoise.prompts import CacheUse
 from pipelines.denoise.state import DenoiseState
 from pipelines.messages import DrawParams, ModelSpec
 
@@ -23,7 +24,7 @@ class FamilyOptions:
     encoded one by one, so that no job's result depends on its neighbours. prompt_cache_bytes: a cap for what is kept
     of encoded prompts. compilers: a thread to compile on; compiling: how this model is compiled, if it is. loras: the
     model's adapters, name -> file; lora_cache_bytes: a cap for what is kept of them
-    while no job uses them."""
+    while no job uses them. prompt_use: counts what the model's cache of prompts found."""
 
     padded_rows: int | None = None
     prompt_cache_bytes: int = 256 * 1024 * 1024
@@ -31,6 +32,7 @@ class FamilyOptions:
     compiling: Compiling | None = None
     loras: Mapping[str, str] = field(default_factory=dict)
     lora_cache_bytes: int = 1024 * 1024 * 1024
+    prompt_use: CacheUse | None = None
 
     def for_model(self, spec: ModelSpec) -> FamilyOptions:
         """With what is said of this model alone."""
@@ -46,6 +48,14 @@ class FamilyOptions:
         multiplies at every step what a shared forward rounds otherwise.
         """
         return self.padded_rows is not None or device.type == "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedBytes:
+    """What a model keeps beside its weights: of encoded prompts, and of adapters."""
+
+    prompts: int
+    adapters: int
 
 
 class Family(Protocol):
@@ -91,4 +101,8 @@ class Family(Protocol):
 
     def footprint(self, params: DrawParams) -> int:
         """The bytes that a job of these parameters needs beyond the weights, at its peak."""
+        ...
+
+    def cached_bytes(self) -> CachedBytes:
+        """What it keeps now, whoever works with it."""
         ...

@@ -27,7 +27,7 @@ from pipelines.denoise.sampler import build_flow_sampler
 from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance_all
 from pipelines.families.adapters import AdapterShelf
-from pipelines.families.contract import FamilyOptions
+from pipelines.families.contract import CachedBytes, FamilyOptions
 from pipelines.families.controls import ControlUnavailable
 from pipelines.messages import DrawParams
 from pipelines.weights.load import FluxComponents
@@ -44,7 +44,7 @@ class Flux:
     def __init__(self, parts: FluxComponents, options: FamilyOptions) -> None:
         self._parts, self._options = parts, options
         self._encodes_alone = options.encodes_alone(parts.device)
-        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, self._encodes_alone)
+        self._cache = PromptCache(self._encode, options.prompt_cache_bytes, self._encodes_alone, options.prompt_use)
         self._takes_guidance = bool(parts.transformer.config.guidance_embeds)
         self._canvas = Canvas(
             parts.vae,
@@ -113,6 +113,9 @@ class Flux:
 
     def footprint(self, params: DrawParams) -> int:
         return footprint_bytes(params, self._parts.dtype)
+
+    def cached_bytes(self) -> CachedBytes:
+        return CachedBytes(self._cache.size_bytes, self._adapters.size_bytes)
 
     def _check_hint(self, params: DrawParams) -> None:
         """A transformer that was made for hints cannot do without one, and no other has a place for it."""

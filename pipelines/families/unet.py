@@ -25,7 +25,7 @@ from pipelines.denoise.sampler import SamplerSource, build_sampler
 from pipelines.denoise.state import Conditioning, DenoiseState
 from pipelines.denoise.stepping import advance_all
 from pipelines.families.adapters import AdapterShelf
-from pipelines.families.contract import FamilyOptions
+from pipelines.families.contract import CachedBytes, FamilyOptions
 from pipelines.families.controls import guide_of
 from pipelines.messages import DrawParams, FamilyName
 from pipelines.weights.control import ControlNets
@@ -75,7 +75,7 @@ class UnetModel:
     def __init__(self, family: FamilyName, parts: UnetParts, prompts: Prompts, options: FamilyOptions) -> None:
         self._family, self._parts, self._prompts = family, parts, prompts
         self._options, self._encodes_alone = options, options.encodes_alone(parts.device)
-        self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, self._encodes_alone)
+        self._cache = PromptCache(prompts.encode, options.prompt_cache_bytes, self._encodes_alone, options.prompt_use)
         self._canvas = Canvas(parts.vae, parts.unet.config.in_channels, parts.device, parts.dtype)
         self._denoiser = Denoiser(parts.unet, options.compiling)
         models = {DENOISER: parts.unet, **prompts.encoders}
@@ -133,6 +133,9 @@ class UnetModel:
 
     def footprint(self, params: DrawParams) -> int:
         return footprint_bytes(params, self._parts.dtype)
+
+    def cached_bytes(self) -> CachedBytes:
+        return CachedBytes(self._cache.size_bytes, self._adapters.size_bytes)
 
     def _sampler(self, params: DrawParams) -> Any:
         return build_sampler(self._parts.sampler, params.sampler, params.steps, self._parts.device)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.amounts import DEFAULT_HOST, DEFAULT_WEIGHTS, amount_in
-from pipelines.machine import host_memory_bytes
+from pipelines.figures import DeviceMemory
+from pipelines.machine import host_memory_bytes, used_memory_bytes
 from pipelines.messages import EngineOptions
 from pipelines.residency.holding import Budgets
 
@@ -32,6 +33,15 @@ def memory_of(device: torch.device) -> Memory:
     if device.type == "cuda":
         return Memory(torch.cuda.get_device_properties(device).total_memory, host_bytes)
     return Memory(host_bytes, host_bytes)
+
+
+def memory_in_use(device: torch.device) -> DeviceMemory | None:
+    """Now, by whomever; None where nobody can say."""
+    if device.type == "cuda":
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        return DeviceMemory(total_bytes, total_bytes - free_bytes)
+    used_bytes = used_memory_bytes()
+    return None if used_bytes is None else DeviceMemory(host_memory_bytes(), used_bytes)
 
 
 def budgets_of(options: EngineOptions, memory: Memory, device: torch.device) -> Budgets:

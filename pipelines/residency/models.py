@@ -15,11 +15,13 @@ from math import inf
 
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.registry import BUILDERS
+from pipelines.figures import ModelFigures
 from pipelines.messages import ModelReport, ModelSpec, ModelState
 from pipelines.residency.carrier import Carrier, Moved, Origin
 from pipelines.residency.holding import Budgets, Component, Holding, Outlook, Plan, Rules, Tier, Wanted, Why, bytes_of
 from pipelines.residency.plan import plan, unloading
 from pipelines.residency.survey import Surveyed, survey
+from pipelines.residency.traffic import Traffic
 from pipelines.weights.digest import FileDigests
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.layout import source_of
@@ -41,11 +43,13 @@ class _LookedAt:
 
 @dataclass(frozen=True, slots=True)
 class _Carried:
-    """A report: all moves of a plan are done, or one of them has failed. family: of the model that came."""
+    """A report: all moves of a plan are done, or one of them has failed. family: of the model that came, in so many
+    seconds."""
 
     plan: Plan
     family: Family | None = None
     problem: str | None = None
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -102,6 +106,7 @@ class Models:
         self._closed: frozenset[str] = frozenset()
         self._reports: queue.SimpleQueue[_LookedAt | Moved | _Carried] = queue.SimpleQueue()
         self._looked_seconds = -inf
+        self._traffic = Traffic()
         for entry in self._entries.values():
             _look_at_files(entry)
 
@@ -129,6 +134,11 @@ class Models:
 
     def reports(self) -> tuple[ModelReport, ...]:
         return tuple(self._report(model) for model in self._entries)
+
+    def figures(self) -> tuple[ModelFigures, ...]:
+        """What was counted so far of each model."""
+        families = {model: entry.family for model, entry in self._entries.items()}
+        return self._traffic.figures(families)
 
     def _report(self, model: str) -> ModelReport:
         entry = self._entries[model]
@@ -270,7 +280,8 @@ class Models:
                 continue
             found = unloading(holding, outlook)
             if found.moves:
-                self._begin(found)
+                leaving = frozenset() if entry.family is None else frozenset([holding.id])
+                self._begin(replace(found, leaving=leaving))
             else:
                 entry.is_to_go, entry.family, entry.surveyed = False, None, None
                 self._looked_seconds = -inf
@@ -313,10 +324,11 @@ class Models:
 
     def _carry(self, decided: Plan, origins: Mapping[str, Origin]) -> None:
         """Runs in the carrier's thread."""
+        began_seconds = self._carrier.now()
         try:
             is_done = self._carrier.carry(decided.moves, origins, self._reports.put)
             family = self._built(decided.coming) if is_done and decided.coming else None
-            self._tell(_Carried(decided, family))
+            self._tell(_Carried(decided, family, seconds=self._carrier.now() - began_seconds))
         except Exception as error:
             problem = str(error) if isinstance(error, CheckpointProblem) else f"{type(error).__name__}: {error}"
             self._tell(_Carried(decided, problem=problem))
@@ -327,7 +339,8 @@ class Models:
         if entry.surveyed is None:
             raise CheckpointProblem(f"{model} was never looked at")
         modules = {name: self._carrier.modules[one.digest] for name, one in entry.surveyed.components.items()}
-        build, options = BUILDERS[entry.spec.family], self._options.for_model(entry.spec)
+        build, use = BUILDERS[entry.spec.family], self._traffic.prompts_of(model)
+        options = replace(self._options.for_model(entry.spec), prompt_use=use)
         return build(entry.surveyed.opened, modules, self._carrier.device, entry.surveyed.treatment.dtype, options)
 
     def _tell(self, report: _LookedAt | _Carried) -> None:
@@ -364,6 +377,7 @@ class Models:
 
     def _take_end(self, report: _Carried, now_seconds: float) -> None:
         self._moving = None
+        self._traffic.left(report.plan.leaving)
         if report.plan.coming is None:
             return
         entry = self._entries[report.plan.coming]
@@ -372,6 +386,7 @@ class Models:
             self._give_up(entry, report.problem)
         if report.family is not None:
             entry.family, entry.loaded_seconds = report.family, now_seconds
+            self._traffic.came(entry.spec.id, report.seconds)
 
     def _give_up(self, entry: _Entry, problem: str) -> None:
         """A model that failed is not kept half."""

@@ -33,6 +33,7 @@ from server.core import errors
 from server.core.providers import LOCAL
 from server.core.request import ImageRequest, Operation
 from server.core.request_id import REQUEST_ID
+from server.core.tracing import hop
 from server.routing.journey import Candidate, Journey
 
 PROGRESS_HEADER = "x-safelight-progress"
@@ -40,35 +41,44 @@ PROGRESS_HEADER = "x-safelight-progress"
 
 async def generate(request: Request) -> Response:
     """Draw pictures from a prompt, or from a prompt and a picture."""
-    return await once(request, "generation", await _json(request), _answer)
+    return await once(request, "generation", _named(request, await _json(request)), _answer)
 
 
 async def edit(request: Request) -> Response:
     """Change a picture, all of it or where the mask allows."""
-    return await once(request, "edit", await _form_or_json(request), _answer)
+    return await once(request, "edit", _named(request, await _form_or_json(request)), _answer)
 
 
 async def vary(request: Request) -> Response:
     """Draw pictures like another one."""
-    return await once(request, "variation", await _form_or_json(request), _answer)
+    return await once(request, "variation", _named(request, await _form_or_json(request)), _answer)
+
+
+def _named(request: Request, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the model of an Azure client's path, where the body names none."""
+    deployment = request.path_params.get("deployment")
+    return values if deployment is None or values.get("model") is not None else {**values, "model": deployment}
 
 
 async def _json(request: Request) -> Mapping[str, Any]:
     settings = services_of(request).settings
-    return await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds)
+    with hop("receive"):
+        return await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds)
 
 
 async def _form_or_json(request: Request) -> Mapping[str, Any]:
     if media_type_of(request) != "multipart/form-data":
         return await _json(request)
     settings = services_of(request).settings
-    return values_of(await receive_form(request, settings.max_body_bytes, settings.receive_timeout_seconds))
+    with hop("receive"):
+        return values_of(await receive_form(request, settings.max_body_bytes, settings.receive_timeout_seconds))
 
 
 async def _answer(request: Request, operation: Operation, values: Mapping[str, Any]) -> Response:
     began, started_seconds = int(time.time()), time.perf_counter()
     services = services_of(request)
-    parsed = parse(operation, values, services.reach, caller_of(request))
+    with hop("parse"):
+        parsed = parse(operation, values, services.reach, caller_of(request))
     judging = judging_of(request, parsed[0].asked, services)
     parsed = judging.candidates(parsed)
     _check_room(parsed, services)
@@ -80,7 +90,9 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     journey = replace(_journey(request, parsed, pictures, services), examine=judging.examine)
     await services.router.check_quotas(journey)
     # A picture that is none is refused before anything else is done for the request.
-    if await unless_gone(request, pictures.first_ready(parsed)) is None:
+    with hop("pictures"):
+        is_there = await unless_gone(request, pictures.first_ready(parsed)) is not None
+    if not is_there:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     if parsed[0].asked.is_stream:
         events = events_of(
@@ -92,7 +104,9 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
     own = next(one for one in parsed if one.target == served.target)
-    return JSONResponse(await reply_of(served, times, services), headers=_ignored(own) | headers_of(served))
+    with hop("reply"):
+        reply = await reply_of(served, times, services)
+    return JSONResponse(reply, headers=_ignored(own) | headers_of(served))
 
 
 def _journey(

@@ -15,14 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.api import admin, files, health, images, models, usage_rows, usage_sums
+from server.api import admin, files, health, images, metrics, models, usage_rows, usage_sums
 from server.api.bodies import EditBody, GenerationBody, VariationBody
 from server.api.description import ImagesReply, Model, ModelList, asking, operation
 from server.api.gate import Need, close
 from server.api.turnstile import Turnstile
 from server.api.usage_schemas import CostsUsage, ImagesUsage, SummaryUsage, UsagePage
 
-PREFIXES = ("/v1", "/api", "")
+# The last two are Azure's, whose client writes the model into the path too.
+PREFIXES = ("/v1", "/api", "", "/openai", "/openai/v1")
+DEPLOYMENT = "/openai/deployments/{deployment:path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ PLAIN = (
     RouteEntry("/files/{name}", files.get_file, "nobody", ("GET", "HEAD"), {}),
     RouteEntry("/health/live", health.live, "nobody", described={}),
     RouteEntry("/health/ready", health.ready, "nobody", described={}),
+    RouteEntry("/metrics", metrics.scrape, "metrics", described={}),
 )
 # The framework's own: what the server is, told without a word of who uses it.
 OF_THE_FRAMEWORK: dict[str, Need] = {
@@ -85,8 +88,8 @@ OF_THE_FRAMEWORK: dict[str, Need] = {
 def add_routes(app: FastAPI) -> None:
     """All of the table, each behind its gate. Raises LookupError where the application has another one."""
     needs = dict(OF_THE_FRAMEWORK)
-    for prefix in PREFIXES:
-        for entry in PREFIXED:
+    for entry in PREFIXED:
+        for prefix in (*PREFIXES, DEPLOYMENT) if entry.is_limited else PREFIXES:
             _add(app, entry, prefix, is_listed=prefix == "/v1")
             needs[prefix + entry.path] = entry.need
     for entry in PLAIN:

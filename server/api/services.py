@@ -19,16 +19,18 @@ from server.images.fetch import FetchPolicy
 from server.images.store import ResultStore
 from server.ledger.ledger import Ledger
 from server.limits.limiter import Limiter
+from server.metrics.metrics import Metrics
+from server.metrics.traces import Traces
 from server.policy.policy import Policy
 from server.routing.router import Router
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """One server's parts. door: says who asks. fetch_policy: None offline, where no picture is fetched. reach: who
     could serve what. local: our own devices as a backend. remotes: the providers, which hold connections. base_url:
     what result URLs start with, without a slash at the end. policy: what may be drawn and may leave; everything, unless
-    models.yaml says otherwise."""
+    models.yaml says otherwise. traces: None where nobody traces."""
 
     settings: Settings
     door: Door
@@ -41,6 +43,8 @@ class Services:
     local: LocalBackend
     router: Router
     ledger: Ledger
+    metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces | None = None
     remotes: tuple[RemoteBackend, ...]
     base_url: str
     started_unix_seconds: int

@@ -24,6 +24,7 @@ from pipelines.messages import Event, Preview, Progress
 from server.api.departure import unless_disconnected
 from server.api.replies import in_base64, revision, shared_fields
 from server.core import errors
+from server.core.current import note_error
 from server.core.request import ImageRequest, Operation, Picture
 from server.core.usage import usage_of
 from server.routing.journey import Journey
@@ -137,9 +138,11 @@ async def _work(journey: Journey, router: Router, teller: _Teller, on_end: Calla
     try:
         await router.draw(journey, teller.listener, teller.completed)
     except errors.SafelightError as error:
+        note_error(error.code)
         teller.queue.put_nowait({"type": "error", **error.body()})
     except Exception:
         log.exception("stream crashed")
+        note_error(errors.internal_error().code)
         teller.queue.put_nowait({"type": "error", **errors.internal_error().body()})
     finally:
         on_end()

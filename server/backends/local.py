@@ -6,14 +6,18 @@ Invariant: the first failure cancels the other pictures and is raised.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
-from pipelines.messages import FamilyName, Refused, Submit
+from pipelines.messages import FamilyName, Image, Refused, Submit
 from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.jobs import job_of
+from server.backends.timing import mark_parts, queue_seconds
 from server.backends.together import together
 from server.core import errors
+from server.core.observer import DEAF, Observer
 from server.core.request import LocalRequest, Picture
+from server.core.tracing import hop
 from server.dispatch.dispatcher import Dispatcher
 
 SECONDS_PER_HOUR = 3600.0
@@ -24,9 +28,15 @@ class LocalBackend:
     operator's devices cost, beside what a model's entry asks for each picture."""
 
     def __init__(
-        self, dispatcher: Dispatcher, families: Mapping[str, FamilyName], *, has_facts: bool, usd_per_device_hour: float
+        self,
+        dispatcher: Dispatcher,
+        families: Mapping[str, FamilyName],
+        *,
+        has_facts: bool,
+        usd_per_device_hour: float,
+        observer: Observer = DEAF,
     ) -> None:
-        self._dispatcher, self._families = dispatcher, families
+        self._dispatcher, self._families, self._observer = dispatcher, families, observer
         self._has_facts, self._usd_per_second = has_facts, usd_per_device_hour / SECONDS_PER_HOUR
 
     def estimate(self, request: LocalRequest) -> Estimate:
@@ -84,7 +94,10 @@ class LocalBackend:
 
     async def _draw_all(self, request: LocalRequest, jobs: list[Submit], ears: Ears) -> list[Picture]:
         async def draw(index: int, job: Submit) -> Picture:
-            image = await self._dispatcher.draw(job, ears.listener_of(index))
+            with hop("picture", index=index):
+                began_seconds = time.monotonic()
+                image = await self._dispatcher.draw(job, ears.listener_of(index))
+                waited_seconds = self._waited(job.model, image, time.monotonic() - began_seconds)
             cost_usd = request.price_usd + image.device_seconds * self._usd_per_second
             is_refused = isinstance(image, Refused)
             picture = Picture(
@@ -94,8 +107,18 @@ class LocalBackend:
                 device_seconds=image.device_seconds,
                 check_ms=image.check_ms,
                 is_refused=is_refused,
+                queue_seconds=waited_seconds,
             )
             ears.on_picture(index, picture)
             return picture
 
         return await together((draw(index, job) for index, job in enumerate(jobs)), errors.SafelightError)
+
+    def _waited(self, model: str, image: Image | Refused, seconds: float) -> float | None:
+        """How long a picture waited for its device that is there after so many seconds."""
+        if image.timeline is None:
+            return None
+        waited_seconds = queue_seconds(image.timeline, seconds)
+        mark_parts(image.timeline, waited_seconds)
+        self._observer.queued(model, waited_seconds)
+        return waited_seconds

@@ -19,6 +19,7 @@ from server.backends.upstream import Upstream
 from server.core.errors import SafelightError
 from server.core.providers import TokenPrices
 from server.core.request import Picture, RemoteRequest
+from server.core.tracing import hop
 from server.images.decode import UnusablePicture
 from server.images.decoder import Decoder
 
@@ -100,7 +101,8 @@ class RemoteBackend:
         seconds = max(LEAST_SECONDS, deadline - asyncio.get_running_loop().time())
         bill.open_usd += estimate_usd
         try:
-            answer = await self._provider.ask(request, first, count, seconds)
+            with hop("call", count=count):
+                answer = await self._provider.ask(request, first, count, seconds)
         except Trouble as trouble:
             bill.open_usd -= estimate_usd
             bill.spent_usd += estimate_usd if trouble.facts.is_charged else 0.0

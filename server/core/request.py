@@ -114,7 +114,8 @@ class RemoteRequest(ImageRequest):
 class Picture:
     """A finished picture: the encoded file, its seed where it is known, what it cost, the seconds that a device of ours
     worked on it, and the prompt that a provider drew instead of ours. check_ms: how long the worker's safety checker
-    looked at it, if it did; is_refused: what it found must not leave, and file is empty."""
+    looked at it, if it did; is_refused: what it found must not leave, and file is empty. queue_seconds: how long it
+    waited for its device, where that is known."""
 
     file: bytes
     seed: int | None
@@ -123,3 +124,4 @@ class Picture:
     revised_prompt: str | None = None
     check_ms: int | None = None
     is_refused: bool = False
+    queue_seconds: float | None = None

@@ -196,6 +196,16 @@ class Settings(BaseSettings):
         default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
     )
     drain_seconds: int = Field(default=10, ge=0, description="How long begun pictures may finish after SIGTERM.")
+    log_prompts: bool = Field(
+        default=False,
+        description="Write prompts into the log; else only their length and a mark that equal ones share.",
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="An OpenTelemetry collector's URL, OTLP over HTTP: every request's trace is sent there; none if "
+        "unset.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from pipelines.messages import (
 )
 from pipelines.pace import Pace
 from server.core import errors
+from server.core.current import CURRENT
 from server.dispatch.lane import Lane
 from server.dispatch.placement import Choice, choose
 from server.dispatch.worker_process import WorkerSettings
@@ -51,7 +53,8 @@ STATES: tuple[ModelState, ...] = ("device", "loading", "host", "disk", "failed",
 @dataclass(slots=True)
 class _Pending:
     """A job whose caller waits, with about how much work it is. `listen` hears of its way. lane: whose worker has it;
-    None while no worker is there. `beginnings` counts the workers that have begun with it."""
+    None while no worker is there. `beginnings` counts the workers that have begun with it. since_seconds: when it came,
+    on the loop's clock. request_id: for log lines."""
 
     submit: Submit
     future: asyncio.Future[Image | Refused]
@@ -59,6 +62,8 @@ class _Pending:
     listen: Callable[[Event], None]
     lane: Lane | None = None
     beginnings: int = 0
+    since_seconds: float = 0.0
+    request_id: str | None = None
 
 
 def _not_listening(_: Event) -> None:
@@ -78,6 +83,8 @@ class Dispatcher:
         self._pace = Pace()
         self.is_draining = False
         self.is_ready = asyncio.Event()
+        # Jobs that had begun when their worker died, and were given to another.
+        self.redrawn = 0
 
     def start(self) -> None:
         """Begin to keep a worker alive on each device; returns at once."""
@@ -138,6 +145,20 @@ class Dispatcher:
         earlier = itertools.takewhile(lambda pending: pending is not own, self._pending.values())
         return sum(pending.beginnings == 0 for pending in earlier)
 
+    @property
+    def max_waiting(self) -> int:
+        return self._max_waiting
+
+    def counts(self) -> Counter[tuple[str, bool]]:
+        """How many jobs there are by model, and by whether a worker has begun with them."""
+        return Counter((pending.submit.model, pending.beginnings > 0) for pending in self._pending.values())
+
+    def oldest_wait_seconds(self, now_seconds: float) -> float:
+        """How long the job waits that has waited longest without a beginning; 0 if none does. now: on the loop's
+        clock."""
+        since = [pending.since_seconds for pending in self._pending.values() if not pending.beginnings]
+        return max(0.0, now_seconds - min(since)) if since else 0.0
+
     def _work_of(self, submit: Submit) -> float:
         return work_of(self._families[submit.model], submit.params)
 
@@ -145,8 +166,10 @@ class Dispatcher:
         """Have one picture drawn; `listen` hears of its progress. Cancelling the awaiting task cancels the job. Raises
         SafelightError."""
         self.check_room(1)
-        future: asyncio.Future[Image | Refused] = asyncio.get_running_loop().create_future()
+        loop, current = asyncio.get_running_loop(), CURRENT.get()
+        future: asyncio.Future[Image | Refused] = loop.create_future()
         pending = _Pending(submit, future, self._work_of(submit), listen or _not_listening)
+        pending.since_seconds, pending.request_id = loop.time(), None if current is None else current.request_id
         self._pending[submit.job_id] = pending
         self._place(pending)
         try:
@@ -226,6 +249,7 @@ class Dispatcher:
             if pending.beginnings >= MAX_BEGINNINGS:
                 self._settle(job_id, errors.worker_lost())
             else:
+                self.redrawn += pending.beginnings > 0
                 self._place(pending)
 
     def on_event(self, event: Event) -> None:
@@ -240,12 +264,17 @@ class Dispatcher:
                 self._learn(event)
                 self._settle(job_id, event)
             case Failed(job_id=job_id):
-                log.warning("job failed", extra={"job": job_id, "code": event.code, "detail": event.detail})
+                whose = {"job": job_id, "request_id": self._request_of(job_id)}
+                log.warning("job failed", extra={**whose, "code": event.code, "detail": event.detail})
                 self._settle_failed(event)
             case Cancelled(job_id=job_id):
                 log.debug("job cancelled", extra={"job": job_id})
             case _:
                 pass  # a sign of life
+
+    def _request_of(self, job_id: str) -> str | None:
+        pending = self._pending.get(job_id)
+        return None if pending is None else pending.request_id
 
     def _learn(self, image: Image | Refused) -> None:
         pending = self._pending.get(image.job_id)

@@ -10,7 +10,8 @@ import asyncio
 import logging
 from typing import Protocol
 
-from pipelines.messages import Command, Event, ModelReport, Ready, Residency
+from pipelines.messages import Command, Event, Figures, ModelReport, Ready, Residency
+from server.dispatch.totals import Totals
 from server.dispatch.worker_process import WorkerProcess, WorkerSettings
 
 log = logging.getLogger("safelight.dispatch")
@@ -27,7 +28,8 @@ class Listener(Protocol):
 
 class Lane:
     """Call `start` once, `stop` once. models: the last reports, by id; empty until a worker was ready for the first
-    time. restarts: how many workers were replaced. device: as the worker calls it."""
+    time. restarts: how many workers were replaced. device: as the worker calls it. totals: what all its workers have
+    counted."""
 
     def __init__(self, settings: WorkerSettings, listener: Listener) -> None:
         self._settings, self._listener = settings, listener
@@ -39,6 +41,12 @@ class Lane:
         self.pid: int | None = None
         self.restarts = 0
         self.models: dict[str, ModelReport] = {}
+        self.totals = Totals()
+
+    @property
+    def asked_device(self) -> str:
+        """As the settings call it."""
+        return self._settings.device
 
     def start(self) -> None:
         """Begin to keep a worker alive; returns at once."""
@@ -82,6 +90,7 @@ class Lane:
             log.exception("worker could not be kept")
         finally:
             self.is_ready = False
+            self.totals.end()
             if not self._is_stopping:
                 await worker.stop()
         return was_ready
@@ -94,6 +103,8 @@ class Lane:
                 self._listener.on_ready(self)
             case Residency(models=models):
                 self._hear(models)
+            case Figures():
+                self.totals.take(event)
             case _:
                 self._listener.on_event(event)
 

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from pipelines.messages import FRAME_HEADER, FramingError, OutputFormat, frame_length
 from server.core import errors
 from server.core.model_entry import Limits
+from server.core.observer import DEAF, Observer
 from server.core.request import MaskColours, Size
 from server.core.settings import OFFLINE_VARIABLES
+from server.core.tracing import hop
 from server.images.decode import UnusablePicture
 from server.images.decoder_process import (
     MEMORY_BYTES,
@@ -62,7 +66,7 @@ class Decoder:
 
     processes: so many pictures at once; further callers wait in line. timeout_seconds: for the image and the mask of
     one request together, or for one picture recoded or packed, without the wait. pictures_per_process: then it makes
-    way for a fresh one. memory_bytes: the address space of each process.
+    way for a fresh one. memory_bytes: the address space of each process. observer: is told of each piece of work.
     """
 
     def __init__(
@@ -71,7 +75,9 @@ class Decoder:
         timeout_seconds: float = 20.0,
         pictures_per_process: int = 100,
         memory_bytes: int = MEMORY_BYTES,
+        observer: Observer = DEAF,
     ) -> None:
+        self._observer = observer
         self._processes, self._timeout_seconds = processes, timeout_seconds
         self._pictures_per_process, self._memory_bytes = pictures_per_process, memory_bytes
         self._places = asyncio.Semaphore(processes)
@@ -79,6 +85,11 @@ class Decoder:
         # Each process with the task that sees its end.
         self._alive: dict[_Process, asyncio.Task[None]] = {}
         self._is_open = False
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes that are there."""
+        return tuple(process.pid for process in self._alive)
 
     async def start(self) -> None:
         """Take callers from now on. A process is started with the first of them."""
@@ -164,7 +175,9 @@ class Decoder:
         except OSError:
             log.exception("decoder not started")
             raise errors.worker_unavailable() from None
-        self._alive[process] = asyncio.create_task(self._see_its_end(process))
+        # It outlives the request that it was started for.
+        ending = asyncio.create_task(self._see_its_end(process), context=contextvars.Context())
+        self._alive[process] = ending
         try:
             async with asyncio.timeout(START_SECONDS):
                 await process.receive(Ready)
@@ -213,14 +226,19 @@ class Decoder:
 
     async def _ask(self, process: _Process, question: Question, kind: type[A], deadline: float) -> A | Refused:
         """The process's refusal, or ours when it is too slow or dies. Raises SafelightError when the server stops."""
+        work, began_seconds, is_lost = type(question).__name__, time.monotonic(), False
         try:
-            async with asyncio.timeout_at(deadline):
-                return await process.ask(question, kind)
+            with hop(f"decoder {work}"):
+                async with asyncio.timeout_at(deadline):
+                    return await process.ask(question, kind)
         except (TimeoutError, *LOST) as problem:
+            is_lost = True
             self._check_open()
-            work, reason = type(question).__name__, type(problem).__name__
+            reason = type(problem).__name__
             log.warning("decoder lost", extra={"pid": process.pid, "work": work, "reason": reason})
             return too_much(question)
+        finally:
+            self._observer.decoded(work, time.monotonic() - began_seconds, is_lost=is_lost)
 
 
 class _Process:

@@ -45,6 +45,11 @@ class ResultStore(Protocol):
         """Begin empty. Raises OSError."""
         ...
 
+    @property
+    def held_bytes(self) -> int:
+        """What all results together take now. Quick; may be called on the event loop."""
+        ...
+
     def has_room(self) -> bool:
         """Whether another result is likely to fit. Quick; may be called on the event loop."""
         ...
@@ -99,6 +104,11 @@ class FileStore:
         for path in self._folder.iterdir():
             if NAME_PATTERN.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+
+    @property
+    def held_bytes(self) -> int:
+        """What all files together take now."""
+        return self._held_bytes
 
     def has_room(self) -> bool:
         return self._held_bytes < self._quota_bytes

@@ -11,13 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-
-from limits.aio.storage import RedisStorage
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from typing import TypeVar
 
 log = logging.getLogger("safelight.limits")
 Result = TypeVar("Result")
@@ -35,11 +29,10 @@ class Shared:
     """url: redis://, rediss:// or redis+unix://. Connects when asked, not before."""
 
     def __init__(self, url: str) -> None:
-        pool = ConnectionPool.from_url(url.replace("redis+unix://", "unix://", 1), retry=Retry(NoBackoff(), 0))
-        self.client: Redis = Redis(connection_pool=pool)
-        # Its options are typed as plain values; it documents this one.
-        options: dict[str, Any] = {"connection_pool": pool}
-        self.storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix=PREFIX, **options)
+        from server.limits.redis_client import PROBLEMS, connected  # noqa: PLC0415
+
+        self.client, self.storage = connected(url, PREFIX)
+        self._problems = PROBLEMS
         self._turns = asyncio.Semaphore(QUESTIONS_AT_ONCE)
         self._away_until_seconds = 0.0
         self._is_away = False
@@ -61,7 +54,7 @@ class Shared:
             except TimeoutError:
                 # A busy moment of this process looks alike. Only who is silent twice is away.
                 answer = await _within_the_deadline(question)
-        except (RedisError, OSError, TimeoutError) as problem:
+        except self._problems as problem:
             self._found_away(problem)
             raise Away from problem
         self._found_there()

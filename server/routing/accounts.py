@@ -15,8 +15,10 @@ from typing import TypeVar
 
 from server.core import errors
 from server.core.caller import Caller
+from server.core.observer import DEAF, Observer
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
+from server.core.tracing import hop
 from server.ledger.entries import Attempt, AttemptEnd, Entry, Excess, Outcome, Quota, Settlement
 from server.ledger.ledger import Ledger
 from server.ledger.problem import LedgerProblem
@@ -33,17 +35,26 @@ class Accounts:
     own devices draw in a day, for everybody; None: as much as they can."""
 
     def __init__(
-        self, ledger: Ledger, caps_usd: Mapping[str | None, float], work_units_per_day: float | None = None
+        self,
+        ledger: Ledger,
+        caps_usd: Mapping[str | None, float],
+        work_units_per_day: float | None = None,
+        observer: Observer = DEAF,
     ) -> None:
-        self._ledger, self._work_units_per_day = ledger, work_units_per_day
+        self._ledger, self._work_units_per_day, self._observer = ledger, work_units_per_day, observer
         self._caps = {backend: microusd(usd) for backend, usd in caps_usd.items()}
+
+    @property
+    def caps_usd(self) -> dict[str | None, float]:
+        return {backend: cap / MICRO for backend, cap in self._caps.items()}
 
     async def check(self, journey: Journey, usd: float) -> None:
         """Whether the day's quotas would have room, before anything is done. Raises SafelightError as `open` does."""
         quotas = self._quotas(journey.caller)
         if quotas:
             entries = self._entries(journey, usd)
-            excess = await _kept(self._ledger.first_excess(entries, quotas, day_began_unix_ms()))
+            asked = self._ledger.first_excess(entries, quotas, day_began_unix_ms())
+            excess = await self._kept("quota", asked)
             _check_excess(excess, entries)
 
     async def open(self, journey: Journey, usd: float = 0.0) -> None:
@@ -51,9 +62,10 @@ class Accounts:
         the server have no room for it, and when the books cannot be kept."""
         quotas, entries = self._quotas(journey.caller), self._entries(journey, usd)
         if quotas:
-            _check_excess(await _kept(self._ledger.try_reserve(entries, quotas, day_began_unix_ms())), entries)
+            reserving = self._ledger.try_reserve(entries, quotas, day_began_unix_ms())
+            _check_excess(await self._kept("reserve", reserving), entries)
         else:
-            await _kept(self._ledger.reserve(entries))
+            await self._kept("reserve", self._ledger.reserve(entries))
 
     def _quotas(self, caller: Caller) -> list[Quota]:
         limits = caller.limits
@@ -96,7 +108,7 @@ class Accounts:
                 attempts=served.course.asked,
                 steps=request.steps if isinstance(request, (LocalRequest, RemoteRequest)) else None,
                 seed=picture.seed,
-                queue_ms=None,
+                queue_ms=None if picture.queue_seconds is None else round(picture.queue_seconds * 1000),
                 device_ms=round(picture.device_seconds * 1000) if isinstance(request, LocalRequest) else None,
                 latency_ms=latency_ms,
                 cost_microusd=microusd(picture.cost_usd) + extra[index],
@@ -104,7 +116,7 @@ class Accounts:
             )
             for index, picture in enumerate(drawn.pictures)
         ]
-        await _kept(self._ledger.settle(settlements))
+        await self._kept("settle", self._ledger.settle(settlements))
 
     async def ended(
         self, journey: Journey, outcome: Outcome, code: str | None, attempts: int, cost_usd: float, latency_ms: int
@@ -130,7 +142,7 @@ class Accounts:
             )
             for index in range(journey.request.count)
         ]
-        await _kept(self._ledger.settle(settlements))
+        await self._kept("settle", self._ledger.settle(settlements))
 
     async def begin(self, journey: Journey, target: Target, number: int, reserved_usd: float) -> str | None:
         """The attempt's id; None where it would break a cap. Raises SafelightError when the books cannot be kept."""
@@ -144,12 +156,26 @@ class Accounts:
             reserved_microusd=microusd(reserved_usd),
             began_unix_ms=unix_ms(),
         )
-        is_begun = await _kept(self._ledger.try_attempt(attempt, self._caps, day_began_unix_ms()))
+        is_begun = await self._kept("begin_attempt", self._ledger.try_attempt(attempt, self._caps, day_began_unix_ms()))
         return attempt.attempt_id if is_begun else None
 
     async def end(self, attempt_id: str, cause: str | None, status: int | None, latency_ms: int, usd: float) -> None:
         """Raises SafelightError when the books cannot be kept; then what was reserved stays spent."""
-        await _kept(self._ledger.end_attempt(AttemptEnd(attempt_id, cause, status, latency_ms, microusd(usd))))
+        end = AttemptEnd(attempt_id, cause, status, latency_ms, microusd(usd))
+        await self._kept("end_attempt", self._ledger.end_attempt(end))
+
+    async def _kept(self, operation: str, work: Awaitable[T]) -> T:
+        """What the ledger does. Raises SafelightError when it cannot."""
+        began_seconds, is_kept = time.monotonic(), True
+        try:
+            with hop(operation):
+                return await work
+        except LedgerProblem as problem:
+            is_kept = False
+            log.error("ledger unavailable", extra={"detail": str(problem)})  # noqa: TRY400
+            raise errors.ledger_unavailable() from problem
+        finally:
+            self._observer.booked(operation, time.monotonic() - began_seconds, is_kept=is_kept)
 
 
 def _check_excess(excess: Excess | None, entries: list[Entry]) -> None:
@@ -192,12 +218,3 @@ def day_began_unix_ms() -> int:
     """Midnight, UTC."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return round(midnight.timestamp() * 1000)
-
-
-async def _kept(work: Awaitable[T]) -> T:
-    """What the ledger does. Raises SafelightError when it cannot."""
-    try:
-        return await work
-    except LedgerProblem as problem:
-        log.error("ledger unavailable", extra={"detail": str(problem)})  # noqa: TRY400
-        raise errors.ledger_unavailable() from problem

@@ -17,10 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from server.core.providers import Target
 from server.routing.record import Record
 
+# Why one served and no other. only: nobody else could. in_order: the first in the operator's route. faster, cheaper,
+# preferred: what told most against the first in the route. fallback: whoever was better did not serve.
+Reason = Literal["only", "in_order", "faster", "cheaper", "preferred", "fallback"]
 UNTRIED, UNTRIED_SECONDS = Record(), 1.0
 
 
@@ -64,6 +68,23 @@ def score_seconds(prospect: Prospect, weights: Weights) -> float:
 def ranked(prospects: Sequence[Prospect], weights: Weights) -> list[Prospect]:
     """The best first; equals stay in the route's order."""
     return sorted(prospects, key=lambda prospect: (score_seconds(prospect, weights), prospect.place))
+
+
+def reason_of(served: Target, ranking: Sequence[Prospect], weights: Weights) -> Reason:
+    """Why this one of the ranking served, in a word."""
+    best, first = ranking[0], min(ranking, key=lambda prospect: prospect.place)
+    if served != best.target:
+        return "fallback"
+    if len(ranking) == 1:
+        return "only"
+    if best is first:
+        return "in_order"
+    gains: dict[Reason, float] = {
+        "faster": first.expected_seconds / first.record.success - best.expected_seconds / best.record.success,
+        "cheaper": (first.usd - best.usd) * weights.seconds_per_usd,
+        "preferred": best.preference_seconds - first.preference_seconds,
+    }
+    return max(gains, key=lambda reason: gains[reason])
 
 
 def told(prospects: Sequence[Prospect], weights: Weights) -> str:

@@ -24,14 +24,16 @@ from server.core import error_table, errors
 from server.core.errors import SafelightError
 from server.core.providers import Life, Target
 from server.core.request import ImageRequest, Picture
+from server.core.tracing import hop
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
 from server.routing.breaker import Breakers
-from server.routing.choice import Prospect, Weights, ranked, told
+from server.routing.choice import Prospect, Weights, ranked, reason_of, told
 from server.routing.closing import Closing
 from server.routing.journey import OK, Candidate, Course, Journey, Served, Try
 from server.routing.judged import judged
 from server.routing.record import Records
+from server.routing.telling import Telling
 from server.routing.verdict import Verdict, unasked, verdict_of
 
 log = logging.getLogger("safelight.routing")
@@ -73,6 +75,7 @@ class Router:
     records: Records = field(default_factory=Records)
     breakers: Breakers = field(default_factory=Breakers)
     closing: Closing = field(default_factory=Closing)
+    telling: Telling = field(default_factory=Telling)
     # The calls to providers under way, and when they end if the server stops.
     _calls: set[asyncio.Timeout] = field(default_factory=set)
     _ends_at: float | None = None
@@ -93,9 +96,12 @@ class Router:
         try:
             served = await self._served(journey, ranking, course, _Turn(on_picture, listener_of))
         except BaseException as failure:
+            self.telling.ended(journey, course, failure, time.monotonic() - began_seconds)
             await self._ended(journey, course, failure, _ms_since(began_seconds))
             raise
         await self._settled(journey, served, _ms_since(began_seconds))
+        self.telling.observer.routed(served.target, reason_of(served.target, ranking, self.weights))
+        self.telling.served(journey, served, time.monotonic() - began_seconds)
         return served
 
     async def check_quotas(self, journey: Journey) -> None:
@@ -134,6 +140,7 @@ class Router:
             verdict = self._barred(prospect.target)
             if verdict is not None:
                 course.failed(prospect.target, verdict, was_asked=False)
+                self.telling.observer.passed_over(prospect.target, verdict.cause)
                 continue
             if course.asked and not self.allowance.take():
                 break
@@ -175,12 +182,14 @@ class Router:
         # Before anything is waited for, or others would be let through meanwhile.
         self.breakers.asked(target)
         try:
-            request = await candidate.ready()
-            return await self._ask(journey, target, request, course, turn)
+            with hop("attempt", backend=target.backend, model=target.model):
+                request = await candidate.ready()
+                return await self._ask(journey, target, request, course, turn)
         except SafelightError as refusal:
             self.breakers.abandoned(target)
             verdict = unasked(refusal, target)
             course.failed(target, verdict, was_asked=False)
+            self.telling.observer.passed_over(target, verdict.cause)
             return verdict
         except BaseException:
             self.breakers.abandoned(target)
@@ -216,12 +225,15 @@ class Router:
             _tell(journey, target, verdict, failure)
             status = failure.facts.status if isinstance(failure, Trouble) else None
             self._end(attempt_id, verdict.cause, status, _ms_since(began_seconds), lost_usd)
+            self._tried(target, verdict.cause, began_seconds, lost_usd)
             return verdict
         except BaseException:
             course.wasted_usd += usd
             self._end(attempt_id, "abandoned", None, _ms_since(began_seconds), usd)
+            self._tried(target, "abandoned", began_seconds, usd)
             raise
         self._end(attempt_id, None, OK_STATUS, _ms_since(began_seconds), drawn.cost_usd)
+        self._tried(target, OK, began_seconds, drawn.cost_usd)
         return self._succeeded(target, request, drawn, course, _ms_since(began_seconds))
 
     async def _drawn(self, target: Target, order: Order[ImageRequest], ears: Ears) -> Drawn:
@@ -246,6 +258,9 @@ class Router:
         """Before the entries' settlement, with which it shares a commit."""
         if attempt_id is not None:
             self.closing.beside(partial(self.accounts.end, attempt_id, cause, status, ms, usd))
+
+    def _tried(self, target: Target, cause: str, began_seconds: float, usd: float) -> None:
+        self.telling.observer.tried(target, cause, time.monotonic() - began_seconds, usd)
 
     def _succeeded(self, target: Target, request: ImageRequest, drawn: Drawn, course: Course, ms: int) -> Served:
         self.breakers.served(target)

@@ -14,7 +14,11 @@ from server.core.settings import PREFIX, Settings
 from tests.deploy.files import DOCKERFILE, ROOT, context, copied, environment, instructions, tool, values
 
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".onnx"}
-DEPLOYMENT_FILES = [DOCKERFILE, ROOT / "docs" / "deploy.md", *sorted((ROOT / "deploy").iterdir())]
+DEPLOYMENT_FILES = [
+    DOCKERFILE,
+    ROOT / "docs" / "deploy.md",
+    *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file()),
+]
 # Read by the scripts.
 SCRIPT_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_PYTHON"}
 

@@ -91,15 +91,18 @@ def test_the_official_client_raises_its_own_errors_and_lists_what_the_key_may_as
     assert forbidden.value.code == "model_not_found"
 
 
-def test_azures_client_sends_its_own_header(site: Site) -> None:
+def test_azures_client_draws_with_its_own_header_and_paths(site: Site) -> None:
     with AzureOpenAI(
-        base_url=f"{site.server.url}/v1", api_key=site.alice.text, api_version="2024-10-21", max_retries=0
+        azure_endpoint=site.server.url, api_key=site.alice.text, api_version="2024-10-21", max_retries=0
     ) as client:
         assert client.models.retrieve("dall-e-3").id == "dall-e-3"
         asked = {"steps": 2, "response_format": "b64_json"}
-        reply = client.images.generate(prompt="a red circle", size="256x256", extra_body=asked)
-    assert reply.data is not None
-    assert reply.data[0].b64_json
+        for model in ("dall-e-3", openai.omit):
+            reply = client.images.generate(prompt="a red circle", size="256x256", model=model, extra_body=asked)
+            assert reply.data is not None
+            assert reply.data[0].b64_json
+    with site.client(site.alice.text) as client, pytest.raises(openai.NotFoundError, match="nobody"):
+        client.post("/../openai/deployments/nobody/images/generations", body={"prompt": "x"}, cast_to=object)
 
 
 def test_a_revoked_and_a_rotated_key_end_on_a_running_server_within_two_seconds(site: Site) -> None:

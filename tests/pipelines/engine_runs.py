@@ -12,6 +12,7 @@ import torch
 from pipelines.engine.faults import Fault, FaultPoints
 from pipelines.engine.runner import Runner
 from pipelines.engine.safety import SafetyCheck
+from pipelines.engine.tally import Tally
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import Cancelled, ControlKind, EngineOptions, Event, Failed, Image, ModelSpec, Refused, Submit
 from pipelines.residency.carrier import Carrier
@@ -60,6 +61,7 @@ class Engine:
         aside = aside or Aside(AtOnce(), AtOnce())
         self.models = Models(specs, self.carrier, budgets, rules or Rules(), aside, family_options)
         self.events: list[Event] = []
+        self.tally = Tally()
         self.runner = Runner(
             self.models,
             self.events.append,
@@ -68,6 +70,7 @@ class Engine:
             options=options,
             faults=FaultPoints(faults),
             safety=safety,
+            tally=self.tally,
         )
 
     def draw(self, requests: Sequence[Submit], meanwhile: Callable[[], None] = lambda: None) -> dict[str, list[Event]]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import messages
+from pipelines.figures import DeviceMemory, ModelFigures, Timeline, WorkFigures
 from pipelines.messages import (
     Command,
     DrawParams,
@@ -58,6 +59,12 @@ EVENTS: list[Event] = [
     messages.Ready("cpu", (messages.ModelReport("a", None), messages.ModelReport("b", "unet is missing"))),
     messages.Residency((messages.ModelReport("a", None, "device", 5_000_000_000, is_pinned=True, load_seconds=2.5),)),
     messages.Heartbeat(),
+    messages.Figures(
+        (WorkFigures("a", "denoise", 2, 7, 21, 1.5, (0, 3, 4)),),
+        (ModelFigures("a", 2, 3.5, 1, 0, 5, 6, 7, 8),),
+        DeviceMemory(8_000_000_000, 5_000_000_000),
+    ),
+    messages.Figures(),
     messages.Queued("job_1", 3),
     messages.Started("job_1"),
     messages.Progress("job_1", 3, 16),
@@ -65,6 +72,7 @@ EVENTS: list[Event] = [
     messages.Image("job_1", bytes(range(256)) * 100, 1.25),
     messages.Image("job_1", b"", 0.0, check_ms=12),
     messages.Refused("job_1", 1.25, 12),
+    messages.Image("job_1", b"", 0.0, timeline=Timeline(0.25, 1.5, 0.5, 0.125)),
     messages.Failed("job_1", "insufficient_memory", "Too large.", "traceback"),
     messages.Failed("job_1", "generation_failed", "It failed."),
     messages.Cancelled("job_1"),

@@ -19,6 +19,7 @@ from pipelines.messages import (
     DrawParams,
     Event,
     Failed,
+    Figures,
     Heartbeat,
     Image,
     ModelSpec,
@@ -54,7 +55,7 @@ class Worker:
     def receive(self, *, heartbeats: bool = False) -> Event:
         while True:
             event = to_event(self._exactly(frame_length(self._exactly(FRAME_HEADER.size))))
-            if heartbeats or not isinstance(event, Heartbeat):
+            if heartbeats or not isinstance(event, (Heartbeat, Figures)):
                 return event
 
     def receive_until(self, kind: type[Event]) -> list[Event]:

@@ -40,11 +40,16 @@ def test_the_server_loads_no_providers_sdk_before_a_backend_needs_it(server_modu
     assert {name.partition(".")[0] for name in server_modules} & {"boto3", "botocore", "openai"} == set()
 
 
+def test_the_server_loads_nothing_that_sends_traces_before_it_is_told_where_to(server_modules: set[str]) -> None:
+    sending = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "requests")
+    assert [name for name in server_modules if name.startswith(sending)] == []
+
+
 def test_the_server_imports_nothing_of_the_worker_but_messages_reckoning_and_writing_files(
     server_modules: set[str],
 ) -> None:
     ours = {name for name in server_modules if name.partition(".")[0] == "pipelines"}
-    shared = {"messages", "amounts", "fits", "machine", "pace", "picture_file"}
+    shared = {"messages", "figures", "amounts", "fits", "machine", "pace", "picture_file"}
     assert ours == {"pipelines", *(f"pipelines.{name}" for name in shared)}
 
 

@@ -29,7 +29,7 @@ DRAWS, READS, RULES = frozenset({"generate", "admin"}), frozenset({"usage", "adm
 GOLDEN: dict[tuple[str, str], frozenset[str]] = {
     **{
         (method, prefix + path): who
-        for prefix in ("/v1", "/api", "")
+        for prefix in ("/v1", "/api", "", "/openai", "/openai/v1")
         for method, path, who in (
             ("POST", "/images/generations", DRAWS),
             ("POST", "/images/edits", DRAWS),
@@ -42,12 +42,17 @@ GOLDEN: dict[tuple[str, str], frozenset[str]] = {
             ("GET", "/organization/costs", READS),
         )
     },
+    **{
+        ("POST", f"/openai/deployments/{{deployment:path}}/images/{verb}"): DRAWS
+        for verb in ("generations", "edits", "variations")
+    },
     **{("POST", f"/admin/models/{{model:path}}/{verb}"): RULES for verb in ("load", "unload", "pin", "unpin")},
     **{
         (method, path): NOBODY
         for method in ("GET", "HEAD")
         for path in ("/files/{name}", "/openapi.json", "/static-offline-docs")
     },
+    ("GET", "/metrics"): frozenset({"metrics", "admin"}),
     ("GET", "/docs"): NOBODY,
     ("GET", "/docs/oauth2-redirect"): NOBODY,
     ("GET", "/health/live"): NOBODY,
@@ -117,6 +122,7 @@ def test_every_route_opens_to_whom_the_golden_table_names_and_to_nobody_else(
 
 def example(path: str) -> str:
     """A URL of the route, of something that is not there."""
+    path = path.replace("{deployment:path}", "tiny")
     return path.replace("{model:path}", "nobody").replace("{name}", "x").replace("offline-docs", "offline-docs/x")
 
 

@@ -24,6 +24,7 @@ from server.api.envelope import Edge, install_handlers
 from server.api.parse import Reach
 from server.api.routes import add_routes
 from server.api.services import Services
+from server.app import counting
 from server.backends.capabilities import CAPABILITIES
 from server.backends.upstream import Upstream
 from server.core.catalogue_file import load_catalogue
@@ -37,6 +38,7 @@ from server.ledger.decisions import Decision
 from server.ledger.entries import Row
 from server.ledger.ledger import Ledger
 from server.ledger.question import Question
+from server.metrics.metrics import Metrics
 from server.policy.building import build_policy
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
@@ -130,6 +132,10 @@ class House:
 
         return asyncio.run(exchange())
 
+    def counted(self, labels: dict[str, str]) -> float | None:
+        registry = self.app.state.services.metrics.registry
+        return cast("float | None", registry.get_sample_value("safelight_policy_decisions_total", labels))
+
     def decisions(self, reply: httpx.Response) -> tuple[Decision, ...]:
         return cast("tuple[Decision, ...]", self._read(lambda books: books.decisions(reply.headers["x-request-id"])))
 
@@ -161,7 +167,7 @@ def house(folder: Path, checks: str, *, more: str = "") -> House:
     router = Router(
         {LOCAL: local, "away": provider}, upstreams, Accounts(ledger, {}), Weights(100.0, 30.0), Allowance(0.2)
     )
-    app = FastAPI(openapi_url=None)
+    app, metrics = FastAPI(openapi_url=None), Metrics()
     app.state.services = Services(
         settings=settings,
         catalogue=catalogue,
@@ -177,7 +183,8 @@ def house(folder: Path, checks: str, *, more: str = "") -> House:
         base_url="http://test",
         started_unix_seconds=0,
         door=OPEN_DOOR,
-        policy=build_policy(settings, catalogue, ledger.decide),
+        metrics=metrics,
+        policy=build_policy(settings, catalogue, ledger.decide, counting(metrics)),
     )
     install_handlers(app)
     add_routes(app)
@@ -219,6 +226,7 @@ def test_a_refused_prompt_is_drawn_by_nobody_costs_nothing_and_its_word_is_not_n
     (decision,) = one.decisions(reply)
     assert told((decision,)) == [("words", "prompt", "refuse", None)]
     assert (decision.prompt_characters, decision.prompt, decision.level) == (len(PRIVATE), None, "auto")
+    assert one.counted({"check": "words", "decision": "refuse"}) == 1
     assert "blood" not in caplog.text
     with closing(connect(tmp_path / "ledger.sqlite")) as books:
         assert "Wyoming" not in "\n".join(books.iterdump())
