@@ -113,7 +113,9 @@ def test_every_unknown_variable_is_reported_at_once(monkeypatch: pytest.MonkeyPa
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["SAFELIGHT_A", "SAFELIGHT_B"]
 
 
-@pytest.mark.parametrize("variable", ["SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "HOME", "XSAFELIGHT_PORT", "SAFELIGHT"])
+@pytest.mark.parametrize(
+    "variable", ["SAFELIGHT_VENV", "SAFELIGHT_PYTHON", "SAFELIGHT_FAULTS", "HOME", "XSAFELIGHT_PORT", "SAFELIGHT"]
+)
 def test_variables_of_others_are_no_business_of_ours(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "x")
     assert load_settings({}).port == 8000
