@@ -143,9 +143,10 @@ def test_check_finds_a_content_check_for_a_key_that_was_never_made(path: Path) -
     assert run("check", "--models", str(models)).exit_code == 0, "a revoked key needs no check any more"
 
 
-def test_what_the_readme_says_to_type_makes_keys(path: Path) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    lines = [line.partition(" #")[0] for line in readme.splitlines() if line.startswith(".venv/bin/safelight keys")]
+@pytest.mark.parametrize("page", ["README.md", "docs/keys.md", "docs/operations.md"])
+def test_what_a_page_says_to_type_makes_keys(page: str, path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / page).read_text()
+    lines = [line.partition(" #")[0] for line in text.splitlines() if line.startswith(".venv/bin/safelight keys")]
     for line in lines:
         assert run(*shlex.split(line)[2:]).exit_code == 0
-    assert [key.name for key in read_keys(path).file.keys] == ["alice", "boss"]
+    assert read_keys(path).file.keys[0].name == "alice"
