@@ -14,8 +14,12 @@ import typer
 
 from pipelines.messages import Facts
 from server import __version__, client, keys_commands, models_commands, usage_command
+from server.access.door import door_of
 from server.access.findings import problems_of
+from server.access.records import KeysProblem
 from server.connection import ServerProblem
+from server.core.catalogue import Catalogue
+from server.core.settings import Settings
 from server.fitting import fitting
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
 from server.policy.building import findings as findings_of_policy
@@ -197,7 +201,7 @@ def check(models: MODELS_FLAG = None) -> None:
             typer.echo(visible(f"{finding.id}, control {kind}: {problem}"))
     for line in findings_of_providers(settings, catalogue):
         typer.echo(visible(line))
-    key_problems = [] if settings.keys is None else problems_of(settings.keys, catalogue, time.time())
+    key_problems = problems_of_access(settings, catalogue)
     for line in key_problems:
         typer.echo(f"keys: {line}")
     against_policy = policy_problems(settings, catalogue)
@@ -209,7 +213,20 @@ def check(models: MODELS_FLAG = None) -> None:
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
+    if key_problems or against_policy:
+        typer.echo(f"{len(key_problems)} problems of keys, {len(against_policy)} of content checks")
     raise typer.Exit(1 if broken or key_problems or against_policy else 0)
+
+
+def problems_of_access(settings: Settings, catalogue: Catalogue) -> list[str]:
+    """What keeps a server with these settings from listening, or its keys from what they were made for."""
+    if settings.keys is not None:
+        return problems_of(settings.keys, catalogue, time.time())
+    try:
+        door_of(settings)
+    except KeysProblem as problem:
+        return [str(problem)]
+    return []
 
 
 @app.command("inspect")

@@ -144,7 +144,7 @@ def lines_of(record: KeyRecord, now_unix_seconds: float) -> list[str]:
         f"  state   {state_of(record, now_unix_seconds)}",
         f"  may     {', '.join(record.scopes)}{', local only' if record.local_only else ''}",
         f"  models  {'all' if record.models is None else ', '.join(record.models)}",
-        *([f"  limits  {', '.join(f'{name} {value:g}' for name, value in limits.items())}"] if limits else []),
+        *([f"  limits  {', '.join(f'{name} {value:,.15g}' for name, value in limits.items())}"] if limits else []),
     ]
 
 

@@ -103,7 +103,7 @@ def found(file: KeysFile, named: str) -> KeyRecord:
     by_name = (key for key in file.keys if key.name == named and key.revoked_unix_seconds is None)
     record = next(by_id, None) or next(by_name, None)
     if record is None:
-        raise KeysProblem(f"there is no key with the id or name {named!r}")
+        raise KeysProblem(f"there is no key with the id {named!r}, and none with this name that is not revoked")
     return record
 
 

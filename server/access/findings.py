@@ -11,10 +11,11 @@ from server.access.allowed import unknown_names
 from server.access.keys_file import read_keys
 from server.access.records import KeyRecord, KeysProblem
 from server.core.catalogue import Catalogue
+from server.core.policy_entry import CheckEntry
 
 
 def problems_of(path: Path, catalogue: Catalogue, now_unix_seconds: float) -> list[str]:
-    """Sentences; none where all is well."""
+    """Sentences, also of content checks for keys that were never made; none where all is well."""
     try:
         records = read_keys(path).file.keys
     except KeysProblem as problem:
@@ -22,7 +23,15 @@ def problems_of(path: Path, catalogue: Catalogue, now_unix_seconds: float) -> li
     usable = [record for record in records if record.is_usable(now_unix_seconds)]
     if not usable:
         return [f"{path} holds no usable key: nobody could use the server."]
-    return [sentence for record in usable for sentence in _problems_of(record, catalogue)]
+    names = {record.name for record in records}
+    checks = [sentence for check in catalogue.policy.checks for sentence in _strangers_of(check, names)]
+    return [*(sentence for record in usable for sentence in _problems_of(record, catalogue)), *checks]
+
+
+def _strangers_of(check: CheckEntry, names: set[str]) -> list[str]:
+    """A name that was written wrongly would be judged by nobody, without a word."""
+    strangers = sorted(set(check.keys or ()) - names)
+    return [f"the content check {check.name!r} names {name!r}, which no key is called." for name in strangers]
 
 
 def _problems_of(record: KeyRecord, catalogue: Catalogue) -> list[str]:

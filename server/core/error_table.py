@@ -290,8 +290,8 @@ QUOTA_USED_UP = ErrorRow(
     429,
     "insufficient_quota",
     "insufficient_quota",
-    "The day's quota of {what} of {whose} is used up: {used} of {limit} are spent or reserved, and this request needs "
-    "{needed}. The day ends at midnight UTC.",
+    "The day's quota of {what} of {whose} does not suffice: {used} of {limit} are spent or reserved, and this request "
+    "needs {needed}. The day ends at midnight UTC.",
     "the key's or the server's work units or USD of this day (UTC) do not suffice for this request",
     should_retry=False,
 )

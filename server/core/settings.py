@@ -22,7 +22,7 @@ from server.core.request import ResponseFormat
 
 PREFIX = "SAFELIGHT_"
 # Read by the scripts, by `safelight draw` and, in tests, by the worker and the root of the server; no settings.
-FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "SAFELIGHT_LEAKS", "SAFELIGHT_SERVER", "SAFELIGHT_KEY"}
+FOREIGN_VARIABLES = {f"{PREFIX}{name}" for name in ("VENV", "PYTHON", "FAULTS", "LEAKS", "SERVER", "KEY")}
 # What libraries ask before they ask a hub. In the environment of every process that an offline server starts.
 OFFLINE_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     ledger: str | None = Field(
         default=None,
         pattern=r"^(sqlite:///|postgresql\+psycopg://).+$",
-        description="The database of the books, sqlite:///PATH or postgresql+psycopg://...; kept until the server "
-        "stops if unset.",
+        description="The database of the books, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME; kept until the "
+        "server stops if unset.",
     )
     ledger_keep_days: int | None = Field(
         default=None,
@@ -82,10 +82,15 @@ class Settings(BaseSettings):
         default=30.0, ge=0, allow_inf_nan=False, description="What each later place in a route weighs."
     )
     fallback_share: float = Field(
-        default=0.2, ge=0, le=1, allow_inf_nan=False, description="The share of requests that may be asked again."
+        default=0.2,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The share of requests that may be asked again, beyond ten.",
     )
     offline: bool = Field(
-        default=False, description="Nothing that could go out is built: pictures come in requests, models by hand."
+        default=False,
+        description="Nothing that could go out is built: pictures are not fetched by URL, models are not pulled.",
     )
     files_folder: Path | None = Field(
         default=None,
@@ -94,7 +99,8 @@ class Settings(BaseSettings):
     public_base_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
-        description="What result URLs start with; http://HOST:PORT if unset.",
+        description="What result URLs start with, where other machines are to fetch them, such as https://HOST; "
+        "http://HOST:PORT if unset, and 127.0.0.1 for 0.0.0.0.",
     )
     files_quota_bytes: int = Field(
         default=2 * 1024**3, ge=1024**2, description="What all result files together may take."
@@ -121,17 +127,27 @@ class Settings(BaseSettings):
     )
     scheduling_policy: Policy = Field(
         default="fair",
-        description="Who draws next: fair shares the device between callers, short work first; fifo does not.",
+        description="Who draws next: fair shares the device between callers, short work first; fifo takes requests in "
+        "order of arrival.",
     )
-    batch_max_rows: int = Field(default=16, ge=1, le=256, description="The most rows that one forward may hold.")
+    batch_max_rows: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="The most rows that one forward may hold; how many pay is measured while serving.",
+    )
     batch_exact_rows: int | None = Field(
         default=None,
         ge=2,
         le=64,
-        description="Pad every forward to so many rows, so that no picture depends on others; off if unset.",
+        description="Pad every forward to so many rows, so that no picture depends on others, at the price of the "
+        "time of unused rows; off if unset.",
     )
     job_memory_bytes: int | None = Field(
-        default=None, ge=1, description="What pictures in work may hold beyond the weights; no limit if unset."
+        default=None,
+        ge=1,
+        description="What pictures in work may hold together beyond the weights; if unset, what weights leave of a "
+        "CUDA device, and no limit on a CPU.",
     )
     weights_memory: str | None = Field(
         default=None,
@@ -141,7 +157,8 @@ class Settings(BaseSettings):
     host_memory: str | None = Field(
         default=None,
         pattern=AMOUNT_PATTERN,
-        description="What models that left a CUDA device may take of the host's memory; 50% if unset.",
+        description="What models that left a CUDA device may take of the host's memory, from where they come back "
+        "fast; 50% if unset.",
     )
     compile_cache_folder: Path | None = Field(
         default=None, description="Keeps compiled models for the next start; nothing is kept if unset."
@@ -159,10 +176,14 @@ class Settings(BaseSettings):
         default=280.0, gt=0, description="A plain request that would take longer is refused; streams have no limit."
     )
     image_urls: Literal["off", "listed", "open"] = Field(
-        default="off", description="Whether pictures are fetched by URL: off, listed (IMAGE_URL_HOSTS only) or open."
+        default="off",
+        description="Whether pictures are fetched by URL: off, listed (from SAFELIGHT_IMAGE_URL_HOSTS) or open "
+        "(from any public address).",
     )
     image_url_hosts: tuple[str, ...] = Field(
-        default=(), description="Hosts that pictures are fetched from, as a JSON list; *.example.org for all below it."
+        default=(),
+        description="Hosts that pictures are fetched from, as a JSON list; *.example.org for all below it. An exact "
+        "name may be an intranet's.",
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description='Web origins whose pages may call this server, as a JSON list; ["*"] for all.'
@@ -175,7 +196,8 @@ class Settings(BaseSettings):
     limits_storage: str = Field(
         default="memory://",
         pattern=r"^(memory://|(redis|rediss|redis\+unix)://.+)$",
-        description="Where minutes and slots are counted: memory:// or, for several servers together, redis://HOST.",
+        description="Where minutes and slots are counted: memory:// or, for several servers together, redis://HOST, "
+        "rediss://HOST or redis+unix://PATH.",
     )
     requests_per_minute: int | None = Field(
         default=None, ge=1, description="Requests for pictures that the whole server takes in a minute."
@@ -184,13 +206,15 @@ class Settings(BaseSettings):
         default=None, ge=1, description="Pictures that the whole server takes on in a minute."
     )
     concurrent_images: int | None = Field(
-        default=None, ge=1, description="Pictures that may be on their way at one time."
+        default=None,
+        ge=1,
+        description="Pictures of the whole server that may be on their way at one time, waiting ones too.",
     )
     work_units_per_day: float | None = Field(
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Rows x pixels x steps that the devices draw in a day (UTC).",
+        description="Rows x pixels x steps that the devices draw in a day (UTC); docs/keys.md has examples.",
     )
     worker_silence_seconds: float = Field(
         default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
@@ -201,7 +225,9 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="No step counts as hung that takes less; one of known work may take 10 times its slowest.",
     )
-    drain_seconds: int = Field(default=10, ge=0, description="How long begun pictures may finish after SIGTERM.")
+    drain_seconds: int = Field(
+        default=10, ge=0, description="How long begun pictures may finish after SIGTERM, here and at providers."
+    )
     log_prompts: bool = Field(
         default=False,
         description="Write prompts into the log; else only their length and a mark that equal ones share.",
@@ -209,10 +235,12 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
-        description="An OpenTelemetry collector's URL, OTLP over HTTP: every request's trace is sent there; none if "
-        "unset.",
+        description="An OpenTelemetry collector's URL, OTLP over HTTP: every request's trace is sent there, offline "
+        "only to a private address; none if unset.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="What is logged, one JSON object a line on standard error."
+    )
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -238,7 +266,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise SettingsProblem([_sentence(entry) for entry in error.errors()]) from error
+        raise SettingsProblem([_sentence(entry, flags) for entry in error.errors()]) from error
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -247,6 +275,11 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return [f"{name}: unknown setting.{did_you_mean(name, known)}" for name in strangers]
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, flags: Mapping[str, Any]) -> str:
+    """flags: those that the command has, given or not. A value is not repeated: it may hold a password."""
     name = str(error["loc"][0]) if error["loc"] else "settings"
-    return f"{PREFIX}{name.upper()} (or --{name.replace('_', '-')}): {error['msg']}"
+    flag = f" (or --{name.replace('_', '-')})" if name in flags else ""
+    told = error["msg"]
+    if error["type"] == "string_pattern_mismatch":
+        told = f"is not written as it must be. {Settings.model_fields[name].description}"
+    return f"{PREFIX}{name.upper()}{flag}: {told}"

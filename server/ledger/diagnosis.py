@@ -10,7 +10,17 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError
 
-from server.ledger.problem import DAMAGED, FULL, LOCKED, READ_ONLY, SILENT, UNREACHABLE, UNUSABLE, LedgerProblem
+from server.ledger.problem import (
+    DAMAGED,
+    FULL,
+    LOCKED,
+    NOT_OPENED,
+    READ_ONLY,
+    SILENT,
+    UNREACHABLE,
+    UNUSABLE,
+    LedgerProblem,
+)
 
 # https://sqlite.org/rescode.html, the low byte
 _SQLITE = {
@@ -19,7 +29,7 @@ _SQLITE = {
     sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_READONLY: READ_ONLY,
     sqlite3.SQLITE_PERM: READ_ONLY,
-    sqlite3.SQLITE_CANTOPEN: UNREACHABLE,
+    sqlite3.SQLITE_CANTOPEN: NOT_OPENED,
     sqlite3.SQLITE_INTERRUPT: SILENT,
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: DAMAGED,
@@ -54,4 +64,6 @@ def _text(error: BaseException) -> str:
         # A connection that could not be made, or broke, has no code.
         state = getattr(cause, "sqlstate", None) or "08"
         return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], UNUSABLE)
-    return UNREACHABLE if isinstance(error, OSError) else UNUSABLE
+    if isinstance(error, OSError):
+        return UNREACHABLE if error.filename is None else NOT_OPENED
+    return UNUSABLE

@@ -196,7 +196,7 @@ def _check_excess(excess: Excess | None, entries: list[Entry]) -> None:
         used, limit = excess.used.microusd / MICRO, (excess.quota.microusd or 0) / MICRO
         needed = sum(entry.reserved_microusd for entry in entries) / MICRO
         what = "USD"
-    raise errors.quota_used_up(whose, what, f"{used:.6g}", f"{limit:.6g}", f"{needed:.6g}")
+    raise errors.quota_used_up(whose, what, f"{used:,.15g}", f"{limit:,.15g}", f"{needed:,.15g}")
 
 
 def caps_usd(backends: Mapping[str, BackendEntry], daily_usd: float | None) -> dict[str | None, float]:

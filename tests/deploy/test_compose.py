@@ -71,7 +71,8 @@ def test_a_container_may_do_nothing_that_drawing_does_not_need(name: str) -> Non
     assert asked["ulimits"]["core"] == 0
     assert asked["pull_policy"] == "never"
     mounted = [(one["target"], one["read_only"], one["bind"]["create_host_path"]) for one in asked["volumes"]]
-    assert mounted == [("/models", True, False), ("/keys", True, False)]
+    assert mounted == [("/models", True, False), ("/keys", True, False), ("/books", False, False)]
+    assert asked["environment"]["SAFELIGHT_LEDGER"].startswith("sqlite:////books/"), "a day's limits outlive a restart"
 
 
 def test_the_catalogue_to_start_from_is_sound() -> None:

@@ -71,6 +71,7 @@ def test_the_server_takes_the_settings_and_drains_before_it_is_killed(monkeypatc
     settings = load_settings({})
     assert settings.is_loopback
     assert settings.keys == Path("%S/safelight/keys.json")
+    assert settings.ledger == "sqlite:///%S/safelight/books.sqlite"
     assert (unit()["StateDirectory"], unit()["StateDirectoryMode"]) == (["safelight"], ["0700"])
     (timeout,) = unit()["TimeoutStopSec"]
     stop_seconds = int(re.fullmatch(r"(\d+)s", timeout)[1])  # type: ignore[index]

@@ -60,14 +60,15 @@ def test_all_flags_arrive_in_the_file(path: Path) -> None:
 
 def test_the_list_tells_states_and_no_texts_nor_hashes(path: Path) -> None:
     keys = [run("create", "--name", name, *more).stdout.strip() for name, *more in (
-        ("alice", "--images-per-minute", "5"), ("bob", "--expires", "9d", "--local-only"), ("carol", "--scope", "admin")
+        ("alice", "--images-per-minute", "5", "--work-units-per-day", "2097152000"),
+        ("bob", "--expires", "9d", "--local-only"), ("carol", "--scope", "admin")
     )]  # fmt: skip
     assert run("revoke", "carol").exit_code == 0
     listed, as_json = run("list").stdout, run("list", "--json").stdout
     assert re.search(r"\(alice\)\n  state   usable\n", listed)
     assert re.search(r"\(bob\)\n  state   usable until 20..-..-.. ..:..Z\n  may     generate, local only\n", listed)
     assert re.search(r"\(carol\)\n  state   revoked 20", listed)
-    assert "limits  images_per_minute 5" in listed
+    assert "limits  images_per_minute 5, work_units_per_day 2,097,152,000\n" in listed
     assert [key["usable"] for key in json.loads(as_json)["keys"]] == [True, True, False]
     hashes = [kept.hmac_sha256 for record in read_keys(path).file.keys for kept in record.kept]
     for text in (*keys, *hashes):
@@ -128,9 +129,24 @@ def test_check_finds_what_a_server_would_stumble_over(path: Path) -> None:
     assert "cannot be used" in run("check", *models).stderr
 
 
-def test_what_the_readme_says_to_type_makes_keys(path: Path) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    lines = [line.partition(" #")[0] for line in readme.splitlines() if line.startswith(".venv/bin/safelight keys")]
+def test_check_finds_a_content_check_for_a_key_that_was_never_made(path: Path) -> None:
+    models = path.with_name("models.yaml")
+    path.with_name("words.txt").write_text("word\n")
+    checks = "{name: words, kind: words, file: words.txt, keys: [alice, alcie]}"
+    models.write_text(MODELS + f"policy: {{checks: [{checks}]}}\n")
+    run("create", "--name", "alice")
+    found = run("check", "--models", str(models))
+    assert found.exit_code == 1
+    assert found.stderr == "error: the content check 'words' names 'alcie', which no key is called.\n"
+    run("create", "--name", "alcie")
+    run("revoke", "alcie")
+    assert run("check", "--models", str(models)).exit_code == 0, "a revoked key needs no check any more"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/keys.md", "docs/operations.md"])
+def test_what_a_page_says_to_type_makes_keys(page: str, path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / page).read_text()
+    lines = [line.partition(" #")[0] for line in text.splitlines() if line.startswith(".venv/bin/safelight keys")]
     for line in lines:
         assert run(*shlex.split(line)[2:]).exit_code == 0
-    assert [key.name for key in read_keys(path).file.keys] == ["alice", "boss"]
+    assert read_keys(path).file.keys[0].name == "alice"

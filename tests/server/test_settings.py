@@ -68,10 +68,20 @@ def test_a_lower_case_variable_counts_as_well(monkeypatch: pytest.MonkeyPatch) -
     assert load_settings({}).port == 9000
 
 
-def test_a_wrong_value_in_the_environment_is_reported_by_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_in_the_environment_is_reported_by_the_names_that_the_command_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SAFELIGHT_PORT", "eighty")
+    (of_serve,), (of_check,) = problems_of({"port": None}), problems_of({})
+    assert of_serve.startswith("SAFELIGHT_PORT (or --port): ")
+    assert of_check.startswith("SAFELIGHT_PORT: ")
+
+
+def test_a_value_in_a_wrong_form_is_told_the_right_one_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFELIGHT_LEDGER", "postgres://me:secret@host/books")
     (problem,) = problems_of({})
-    assert problem.startswith("SAFELIGHT_PORT (or --port): ")
+    assert "sqlite:///PATH or postgresql+psycopg://" in problem
+    assert "secret" not in problem
 
 
 @pytest.mark.parametrize(
@@ -103,7 +113,9 @@ def test_every_unknown_variable_is_reported_at_once(monkeypatch: pytest.MonkeyPa
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["SAFELIGHT_A", "SAFELIGHT_B"]
 
 
-@pytest.mark.parametrize("variable", ["SAFELIGHT_VENV", "SAFELIGHT_FAULTS", "HOME", "XSAFELIGHT_PORT", "SAFELIGHT"])
+@pytest.mark.parametrize(
+    "variable", ["SAFELIGHT_VENV", "SAFELIGHT_PYTHON", "SAFELIGHT_FAULTS", "HOME", "XSAFELIGHT_PORT", "SAFELIGHT"]
+)
 def test_variables_of_others_are_no_business_of_ours(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "x")
     assert load_settings({}).port == 8000

@@ -38,6 +38,13 @@ def test_a_copy_of_sqlite_taken_from_a_running_server_holds_all_that_was_confirm
     assert played(f"sqlite:///{tmp_path / 'backup.sqlite'}", all_rows) == CONFIRMED
 
 
+def test_a_backup_of_books_that_are_not_there_fails_and_leaves_no_empty_ones(tmp_path: Path) -> None:
+    (command,) = commands("python3")
+    finished = subprocess.run(shlex.split(command), cwd=tmp_path, check=False, capture_output=True, timeout=60)
+    assert (finished.returncode != 0, b"unable to open" in finished.stderr) == (True, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dump_of_postgresql_taken_from_a_running_server_holds_all_that_was_confirmed(postgresql: Postgresql) -> None:
     source = postgresql.new_database()
 

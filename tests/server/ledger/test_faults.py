@@ -27,6 +27,7 @@ from server.ledger.problem import (
     BAD_URL,
     DAMAGED,
     LOCKED,
+    NOT_OPENED,
     READ_ONLY,
     SILENT,
     UNREACHABLE,
@@ -305,7 +306,7 @@ def test_a_postgresql_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_problem_and_none_once_it_was_made(tmp_path: Path) -> None:
     async def play() -> list[Row]:
         ledger = Ledger(f"sqlite:///{tmp_path / 'folder' / 'ledger.db'}")
-        with pytest.raises(LedgerProblem, match=UNREACHABLE):
+        with pytest.raises(LedgerProblem, match=NOT_OPENED):
             await ledger.open()
         (tmp_path / "folder").mkdir()
         await ledger.open()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +20,11 @@ from server.policy.hook import MAX_ANSWER_BYTES, Hook, is_near
 from server.policy.question import Question, Subject, Undecided
 from tests.upstreams.scripted import Asked, Reply, ScriptedUpstream
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "policy.md"
 CALLER = Caller("key_1", "alice", frozenset(["generate"]))
 TEXT = Question(Subject("req_1", CALLER, "dall-e-3", "low"), "prompt", ("a red circle",))
 PICTURE = Question(Subject("req_1", ANYBODY, "tiny"), "result", picture=b"\x89PNG", index=2)
+REFUSED = Question(Subject("req_1", CALLER, "dall-e-3", "low"), "prompt", ("a ring", "a purple ring"))
 DEADLINE_SECONDS = 1.0
 
 
@@ -175,3 +181,23 @@ def test_what_may_not_leave_is_sent_to_no_other_machine() -> None:
 )
 def test_only_an_address_written_as_a_near_one_is_near(url: str, near: bool) -> None:
     assert is_near(url) is near
+
+
+def test_the_moderator_of_the_page_lets_pass_and_refuses() -> None:
+    (program,) = re.findall(r"```python\n(# moderator.py\n.*?)```", PAGE.read_text(), re.DOTALL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", program.replace("9000", str(port))], stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            assert process.poll() is None
+            with socket.socket() as line:
+                if line.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        url = f"http://127.0.0.1:{port}/judge"
+        assert [ask(url, question) for question in (TEXT, REFUSED, PICTURE)] == [True, False, True]
+    finally:
+        process.kill()
+        process.wait()

@@ -69,7 +69,7 @@ def test_the_refusal_says_what_is_used_up_and_keeps_clients_from_repeating(tmp_p
 
     error = asyncio.run(beyond())
     assert (error.status, error.code, error.headers()) == (429, "insufficient_quota", {"x-should-retry": "false"})
-    assert f"0 of {2 * WORK:g} are spent or reserved, and this request needs {3 * WORK:g}" in error.message
+    assert "0 of 32,768 are spent or reserved, and this request needs 49,152" in error.message
     assert one.rows() == []
 
 
