@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from typing import ClassVar
 
 import pytest
 
@@ -35,14 +36,16 @@ PARAMS = DrawParams("x", None, 64, 64, 4, 1.0, "euler", 7)
 
 
 class MortalWorker:
-    """Obeys the protocol: begins with all that it has, shares its work items between those that do not run alone, three
-    for each picture; and ends where a work item holds a job that is deadly, or where a deadly model is loaded."""
+    """Obeys the protocol: begins with all that it has, shares its work items between those of a model that do not run
+    alone, three for each picture; and ends where a work item holds a job that is deadly, or where a deadly model is
+    loaded. alone: the jobs that were to run so."""
 
     pid = 1
     deadly: Collection[str] = ()
     deadly_models: Collection[str] = ()
     lives = 0
     is_second: asyncio.Event
+    alone: ClassVar[set[str]]
 
     def __init__(self, _: WorkerSettings) -> None:
         self._jobs: list[Submit] = []
@@ -60,6 +63,7 @@ class MortalWorker:
     def send(self, command: Command) -> None:
         if isinstance(command, Submit):
             self._jobs.append(command)
+            self.alone |= {command.job_id} if command.runs_alone else set()
             self._has_jobs.set()
         elif isinstance(command, Cancel):
             self._jobs = [job for job in self._jobs if job.job_id != command.job_id]
@@ -90,8 +94,8 @@ class MortalWorker:
                     self._jobs.remove(job)
 
     def _batches(self) -> list[list[Submit]]:
-        shared = [job for job in self._jobs if not job.runs_alone]
-        return [*([shared] if shared else []), *([job] for job in self._jobs if job.runs_alone)]
+        shared = [[job for job in self._jobs if job.model == spec.id and not job.runs_alone] for spec in MODELS]
+        return [batch for batch in (*shared, *([job] for job in self._jobs if job.runs_alone)) if batch]
 
     async def stop(self) -> None:
         pass
@@ -102,6 +106,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> type[MortalWorker]:
     class Own(MortalWorker):
         lives = 0
         is_second = asyncio.Event()
+        alone: ClassVar[set[str]] = set()
 
     monkeypatch.setattr(lanes, "WorkerProcess", Own)
     monkeypatch.setattr(lanes, "FIRST_PAUSE_SECONDS", 0.01)
@@ -145,6 +150,13 @@ def test_of_a_batch_that_kills_its_worker_the_guilty_one_is_refused_and_its_mate
     assert worker.lives == 3, "it kills twice, and no more"
 
 
+def test_who_was_in_another_work_item_is_not_even_suspected(worker: type[MortalWorker]) -> None:
+    worker.deadly = {"poison"}
+    ends = drawn([*jobs("a", "poison"), *jobs("far", model="other")])
+    assert ends == {"a": "drawn", "poison": LOST, "far": "drawn"}
+    assert worker.alone == {"a", "poison"}
+
+
 def test_of_several_guilty_ones_in_a_batch_each_is_found(worker: type[MortalWorker]) -> None:
     worker.deadly = {"first", "second"}
     ends = drawn(jobs("first", "a", "second", "b"))
@@ -158,6 +170,24 @@ def test_a_model_whose_loading_kills_costs_those_who_ask_for_it_and_not_those_wh
     worker.deadly_models = {"other"}
     ends = drawn([*jobs("a", "b"), *jobs("heavy", model="other"), *jobs("c")])
     assert ends == {"a": "drawn", "b": "drawn", "heavy": LOST, "c": "drawn"}
+
+
+def test_a_suspect_shares_no_work_item_with_a_deadly_one_that_comes_later(worker: type[MortalWorker]) -> None:
+    worker.deadly = {"poison", "late"}
+
+    async def come_later() -> list[tuple[str, str]]:
+        dispatcher = Dispatcher([SETTINGS], max_waiting=50, drain_seconds=1)
+        ends = [asyncio.create_task(end_of(dispatcher, job)) for job in jobs("a", "poison")]
+        dispatcher.start()
+        try:
+            async with asyncio.timeout(20):
+                await worker.is_second.wait()
+                ends.append(asyncio.create_task(end_of(dispatcher, *jobs("late"))))
+                return await asyncio.gather(*ends)
+        finally:
+            await dispatcher.stop()
+
+    assert asyncio.run(come_later()) == [("a", "drawn"), ("poison", LOST), ("late", LOST)]
 
 
 def test_a_suspect_whose_caller_leaves_makes_way_for_the_next(worker: type[MortalWorker]) -> None:
