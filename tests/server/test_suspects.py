@@ -63,7 +63,8 @@ class MortalWorker:
     def send(self, command: Command) -> None:
         if isinstance(command, Submit):
             self._jobs.append(command)
-            self.alone |= {command.job_id} if command.runs_alone else set()
+            if command.runs_alone:
+                self.alone.add(command.job_id)
             self._has_jobs.set()
         elif isinstance(command, Cancel):
             self._jobs = [job for job in self._jobs if job.job_id != command.job_id]
