@@ -236,7 +236,7 @@ class WorkerHealth(_Described):
     """One device's worker process."""
 
     device: str | None
-    state: Literal["ready", "starting"]
+    state: Literal["ready", "silent", "starting"]
     restarts: int
 
 
@@ -244,11 +244,13 @@ class Readiness(_Described):
     """Whether the server can draw; if it cannot, the status is 503."""
 
     status: Literal["ready", "not ready"]
-    worker: Literal["ready", "starting"]
+    reasons: list[str] = Field(description="Why not; empty when it is ready.")
+    worker: Literal["ready", "silent", "starting"]
     device: str | None
     restarts: int = Field(description="How many worker processes were replaced.")
     workers: list[WorkerHealth]
     models: dict[str, Literal["available", "unavailable"]]
+    ledger: str = Field(description="`ready`, or why the books cannot be kept.")
 
 
 class ErrorDetail(_Described):

@@ -109,4 +109,4 @@ def test_the_signal_that_daemons_know_reloads_too(server: ServerProcess, catalog
 
 def test_a_page_of_another_origin_cannot_have_it_read(server: ServerProcess) -> None:
     refused = httpx.post(f"{server.url}/admin/reload", headers={"origin": "https://elsewhere.example"})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden_origin")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "origin_not_allowed")
