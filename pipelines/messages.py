@@ -117,6 +117,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     model may take. weights_memory, host_memory: what weights may take on the device and in the host's memory beside
     it, as amounts; None is a default by device. never_together: groups of models of which one at a time is there.
     safety_checker: the folder of the one that looks at pictures whose jobs want it; None: there is none.
+    step_timeout_seconds: no work item counts as hung that takes less.
     """
 
     policy: Policy = "fair"
@@ -128,6 +129,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     host_memory: str | None = None
     never_together: tuple[tuple[str, ...], ...] = ()
     safety_checker: str | None = None
+    step_timeout_seconds: float = 30.0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -227,7 +229,8 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Submit(Message, frozen=True):
     """One image to draw with one model. caller: whose share of the device it takes. preview_steps: after which denoise
     steps (from 1) a Preview is wanted. output: how the picture is written, and the previews too, but without facts.
-    is_checked: whether the safety checker must let the picture pass."""
+    is_checked: whether the safety checker must let the picture pass. runs_alone: it shares no work item, as it is
+    suspected of a worker's death."""
 
     job_id: str
     model: str
@@ -238,6 +241,7 @@ class Submit(Message, frozen=True):
     preview_steps: tuple[int, ...] = ()
     output: Output = Output()
     is_checked: bool = False
+    runs_alone: bool = False
 
 
 class Cancel(Message, frozen=True):
@@ -263,6 +267,15 @@ class Pin(Message, frozen=True):
 
     model: str
     is_pinned: bool
+
+
+class Serve(Message, frozen=True):
+    """The models from now on. leaving: those that jobs may still ask for, and that go once none does; all others go
+    once no job has them any more. A model that is known already is the same as before, but for its `loading`."""
+
+    models: tuple[ModelSpec, ...]
+    leaving: tuple[ModelSpec, ...] = ()
+    never_together: tuple[tuple[str, ...], ...] = ()
 
 
 class Shutdown(Message, frozen=True):
@@ -305,6 +318,21 @@ class Started(Message, frozen=True):
     """The worker begins with the job: if it dies from now on, the job may be the cause."""
 
     job_id: str
+
+
+class Working(Message, frozen=True):
+    """These jobs share the work items from now on, until another Working: a worker that dies, dies of one of them."""
+
+    job_ids: tuple[str, ...]
+
+
+class Hung(Message, frozen=True):
+    """The work item of these jobs does not end: it has taken so long, `seconds`, where `limit_seconds` were allowed.
+    Whoever reads this had better replace the worker."""
+
+    job_ids: tuple[str, ...]
+    seconds: float
+    limit_seconds: float
 
 
 class Progress(Message, frozen=True):
@@ -359,7 +387,7 @@ class Cancelled(Message, frozen=True):
     job_id: str
 
 
-Command = Start | Submit | Cancel | Load | Unload | Pin | Shutdown
+Command = Start | Submit | Cancel | Load | Unload | Pin | Serve | Shutdown
 Event = (
     Ready
     | Residency
@@ -367,6 +395,8 @@ Event = (
     | Figures
     | Queued
     | Started
+    | Working
+    | Hung
     | Progress
     | Preview
     | Image
@@ -410,8 +440,13 @@ def work_of(family: FamilyName, params: DrawParams) -> float:
     return params.width_px * params.height_px * (rows * forwards(family, params) + FRAME_STEPS)
 
 
+def to_body(message: Command | Event) -> bytes:
+    """What a frame's header stands before."""
+    return _encoder.encode(message)
+
+
 def to_frame(message: Command | Event) -> bytes:
-    body = _encoder.encode(message)
+    body = to_body(message)
     return FRAME_HEADER.pack(len(body)) + body
 
 

@@ -15,7 +15,6 @@ import threading
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
 
 # Before any library that might ask a hub: this process never goes online and never runs a checkpoint's code.
 os.environ.update(
@@ -34,6 +33,7 @@ from pipelines.engine.faults import FaultPoints
 from pipelines.engine.runner import Runner
 from pipelines.engine.safety import SafetyCheck
 from pipelines.engine.tally import Tally
+from pipelines.engine.watch import Watch
 from pipelines.families.contract import FamilyOptions
 from pipelines.messages import (
     FRAME_HEADER,
@@ -44,10 +44,10 @@ from pipelines.messages import (
     FramingError,
     Heartbeat,
     Load,
-    Loading,
     Pin,
     Ready,
     Residency,
+    Serve,
     Shutdown,
     Start,
     Submit,
@@ -106,10 +106,11 @@ def read_commands(pipe: Pipe, inbox: Inbox) -> None:
     os._exit(0)
 
 
-def send_heartbeats(pipe: Pipe, every_seconds: float) -> None:
+def send_heartbeats(pipe: Pipe, every_seconds: float, watch: Watch) -> None:
+    """Say that the process lives; and that it hangs, where the thread that works with models does not come back."""
     while True:
         try:
-            pipe.send(Heartbeat())
+            pipe.send(watch.hung(time.perf_counter()) or Heartbeat())
         except OSError:
             os._exit(0)
         time.sleep(every_seconds)
@@ -122,7 +123,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
+def serve(pipe: Pipe, inbox: Inbox, start: Start, watch: Watch) -> None:
     """Work until the process ends: take commands between two work items, wait when there is nothing to do."""
     torch.set_num_threads(start.threads)
     device = choose_device(start.device)
@@ -138,7 +139,7 @@ def serve(pipe: Pipe, inbox: Inbox, start: Start) -> None:
         )
         faults, safety = FaultPoints.from_environment(), safety_of(start)
         tally, figured_seconds = Tally(), time.perf_counter()
-        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, faults, safety, tally)
+        runner = Runner(models, pipe.send, encoders, time.perf_counter, options, faults, safety, tally, watch)
         told = models.reports()
         pipe.send(Ready(str(device), told))
         has_worked = False
@@ -168,15 +169,10 @@ def safety_of(start: Start) -> SafetyCheck | None:
 
 def open_models(start: Start, device: torch.device, aside: Aside, compilers: Executor) -> Models:
     """The models of this worker, with those asked for that are to be there from the start."""
-    by_loading = {
-        loading: frozenset(spec.id for spec in start.models if spec.loading == loading) for loading in get_args(Loading)
-    }
-    rules = Rules(by_loading["pin"], by_loading["keep"], tuple(map(frozenset, start.options.never_together)))
     budgets = budgets_of(start.options, memory_of(device), device)
     options = FamilyOptions(start.options.exact_rows, start.options.prompt_cache_bytes, compilers)
-    models = Models(start.models, Carrier(device), budgets, rules, aside, options)
-    for model in sorted(by_loading["at_start"]):
-        models.load(model, time.perf_counter())
+    models = Models((), Carrier(device), budgets, Rules(), aside, options)
+    models.serve(Serve(start.models, never_together=start.options.never_together), time.perf_counter())
     return models
 
 
@@ -203,6 +199,9 @@ def obey(runner: Runner, models: Models, command: Command | None) -> None:
             models.unload(model)
         case Pin(model=model, is_pinned=is_pinned):
             models.pin(model, is_pinned)
+        case Serve():
+            models.serve(command, time.perf_counter())
+            runner.look_at_models()
 
 
 def main() -> None:
@@ -213,8 +212,10 @@ def main() -> None:
         raise SystemExit("worker: the first command must be Start")
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=read_commands, args=(pipe, inbox), daemon=True, name="inbox").start()
-    threading.Thread(target=send_heartbeats, args=(pipe, first.heartbeat_seconds), daemon=True, name="pulse").start()
-    serve(pipe, inbox, first)
+    watch = Watch(first.options.step_timeout_seconds)
+    pulse = (pipe, first.heartbeat_seconds, watch)
+    threading.Thread(target=send_heartbeats, args=pulse, daemon=True, name="pulse").start()
+    serve(pipe, inbox, first, watch)
 
 
 if __name__ == "__main__":

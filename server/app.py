@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -15,13 +16,16 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import State
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelines.leaks import Leaks, Planted
 from pipelines.messages import EngineOptions
 from server import __version__
 from server.access.door import door_of
 from server.api.description import describe
+from server.api.editions import Tenancy
 from server.api.envelope import Edge, install_handlers
 from server.api.gate import needs_of
 from server.api.parse import Reach
@@ -31,6 +35,7 @@ from server.api.services import Services
 from server.backends.local import LocalBackend
 from server.core.caller import Limits
 from server.core.catalogue import Catalogue
+from server.core.loop_lag import LagListener, LoopLag
 from server.core.observer import DEAF, Observer
 from server.core.prompt_log import PromptLog
 from server.core.providers import LOCAL
@@ -50,8 +55,9 @@ from server.metrics.metrics import Metrics
 from server.metrics.traces import Traces, may_send_offline
 from server.policy.building import build_policy
 from server.policy.policy import OnDecision
+from server.reload import Reloader
 from server.remotes import Remotes, remote_backends
-from server.routing.accounts import Accounts
+from server.routing.accounts import Accounts, caps_usd
 from server.routing.allowance import Allowance
 from server.routing.choice import Weights
 from server.routing.router import Router
@@ -119,6 +125,7 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
         desk=Desk(Shelf(answers_folder, settings.idempotency_quota_bytes)),
         policy=build_policy(settings, catalogue, ledger.decide, counting(metrics)),
         limiter=build_limiter(settings),
+        specs={spec.id: spec for spec in catalogue.specs()},
     )
 
 
@@ -143,15 +150,12 @@ def build_router(
     observer: Observer = DEAF,
 ) -> Router:
     """Who may be asked, and by what rule."""
-    caps_usd: dict[str | None, float] = {
-        name: entry.daily_usd for name, entry in catalogue.backends.items() if entry.daily_usd is not None
-    }
-    if settings.daily_usd is not None:
-        caps_usd[None] = settings.daily_usd
     return Router(
         backends={LOCAL: local, **remotes.backends},
         upstreams=remotes.upstreams,
-        accounts=Accounts(ledger, caps_usd, settings.work_units_per_day, observer),
+        accounts=Accounts(
+            ledger, caps_usd(catalogue.backends, settings.daily_usd), settings.work_units_per_day, observer
+        ),
         weights=Weights(settings.route_seconds_per_usd, settings.route_seconds_per_place),
         allowance=Allowance(settings.fallback_share),
         telling=Telling(observer, PromptLog(settings.log_prompts)),
@@ -207,16 +211,19 @@ def engine_options(
         host_memory=settings.host_memory,
         never_together=never_together,
         safety_checker=safety_checker,
+        step_timeout_seconds=settings.step_timeout_seconds,
     )
 
 
-def build_app(services: Services) -> ASGIApp:
-    """The whole server as one ASGI application; its lifespan starts and ends the worker."""
+def build_app(services: Services, reloader: Reloader | None = None, on_lag: LagListener | None = None) -> ASGIApp:
+    """The whole server as one ASGI application; its lifespan starts and ends the worker. reloader: holds the services
+    as its first edition. on_lag: hears how late the event loop is, in seconds, in the place of the metrics."""
+    reloader = reloader or Reloader(State({"services": services}))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(services.files.open)
-        async with _running(services):
+        async with _running(services, reloader, on_lag):
             yield
 
     # Its pages under /docs need nothing from the internet.
@@ -229,14 +236,30 @@ def build_app(services: Services) -> ASGIApp:
         redoc_url=None,
         telemetry=NO_TELEMETRY,
     )
-    app.state.services = services
+    app.state = reloader.editions.state
+    app.state.reload = reloader.reload
     install_handlers(app)
     add_routes(app)
     describe(app, needs_of(app) if services.door.asks_for_keys else {})
     if services.settings.cors_origins:
         allow_origins(app, services.settings.cors_origins)
     traces = services.traces
-    return Edge(app, services.metrics, None if traces is None else traces.take)
+    own = leaking(Tenancy(app, reloader.editions), Planted.in_environment())
+    return Edge(own, services.metrics, None if traces is None else traces.take)
+
+
+def leaking(app: ASGIApp, planted: Planted) -> ASGIApp:
+    """The application itself, but in tests of the soak."""
+    if not planted.server:
+        return app
+    leaks = Leaks(planted.server)
+
+    async def losing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            leaks.lose()
+        await app(scope, receive, send)
+
+    return losing
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
@@ -251,7 +274,7 @@ def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(services: Services) -> AsyncIterator[None]:
+async def _running(services: Services, reloader: Reloader, on_lag: LagListener | None) -> AsyncIterator[None]:
     if services.fetch_policy is not None and services.fetch_policy.mode != "off":
         await asyncio.to_thread(trusted_authorities)  # else the first fetch would hold the loop for as long
     if services.traces is not None:
@@ -263,7 +286,9 @@ async def _running(services: Services) -> AsyncIterator[None]:
         asyncio.create_task(_sweep(services.files, services.desk), name="file-sweeper"),
         asyncio.create_task(services.door.watch(), name="doorkeeper"),
         asyncio.create_task(forget_old(services.ledger, services.settings.ledger_keep_days), name="ledger-retention"),
+        asyncio.create_task(LoopLag(on_lag or services.metrics.lagged).run(), name="loop-lag"),
     )
+    _spare_what_stays()
     try:
         yield
     finally:
@@ -274,10 +299,17 @@ async def _running(services: Services) -> AsyncIterator[None]:
         await services.decoder.stop()
         await services.router.finish()
         await services.limiter.stop()
-        await asyncio.gather(services.policy.close(), *(backend.close() for backend in services.remotes))
+        await reloader.close()
         await asyncio.to_thread(services.files.close)
         if services.traces is not None:
             await services.traces.stop()
+
+
+def _spare_what_stays() -> None:
+    """Modules, routes and schemas are there for ever: a collection that looked at them all would hold the loop for as
+    long as a tenth of a second, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _sweep(store: ResultStore, desk: Desk) -> None:

@@ -1,13 +1,11 @@
-"""The console command `safelight`: serve, draw, inspect, check, models, usage.
+"""The console command `safelight`: serve, draw, inspect, check, reload, models, keys, usage.
 
 Knows flags and what a person at a terminal wants to read; builds nothing itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,19 +17,14 @@ from server import __version__, client, keys_commands, models_commands, usage_co
 from server.access.door import door_of
 from server.access.findings import problems_of
 from server.access.records import KeysProblem
-from server.api.services import Services
 from server.connection import ServerProblem
-from server.core import log
 from server.core.catalogue import Catalogue
 from server.core.settings import Settings
 from server.fitting import fitting
-from server.idempotency.shelf import ShelfProblem
 from server.images.inspect import MAX_FILE_BYTES, NoFacts, facts_of
-from server.ledger.problem import LedgerProblem
-from server.listener import bind, serve
-from server.policy.building import PolicyProblem
 from server.policy.building import findings as findings_of_policy
 from server.remotes import findings as findings_of_providers
+from server.steering import reload
 from server.terminal import (
     DEFAULT_SERVER,
     KEY_FLAG,
@@ -85,48 +78,10 @@ def serve_command(
         log_level=log_level,
         offline=offline,
     )
-    try:
-        door_of(settings)  # before anything listens
-    except KeysProblem as problem:
-        fail(str(problem))
-    log.configure(settings.log_level)
-    if not settings.is_loopback and settings.public_base_url is None:
-        note = "SAFELIGHT_PUBLIC_BASE_URL is not set: result URLs will lead other machines nowhere, or to themselves"
-        typer.secho(f"note: {note}", fg="yellow", err=True)
-    try:
-        listener = bind(settings.host, settings.port)
-    except OSError as error:
-        fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Is another server running?")
-    with listener:
-        try:
-            asyncio.run(serve(settings, catalogue, listener, print_welcome))
-        except LedgerProblem as problem:
-            fail(f"SAFELIGHT_LEDGER: {problem}")
-        except ShelfProblem as problem:
-            fail(f"SAFELIGHT_IDEMPOTENCY_FOLDER: {problem}")
-        except KeysProblem as problem:
-            fail(str(problem))
-        except PolicyProblem as problem:
-            fail(*problem.problems)
+    # The other commands start in a third of the time without all that serving needs.
+    from server.serving import serve_until_stopped  # noqa: PLC0415
 
-
-def print_welcome(address: str, services: Services) -> None:
-    """The address, and a line that draws a first picture when pasted into a shell."""
-    reports = [services.dispatcher.reports(model)[0] for model in services.catalogue.models]
-    served = ", ".join(report.id for report in reports if not report.problem) or "no model at all"
-    typer.echo(f"\nSafelight serves {served} on {address}")
-    for report in reports:
-        if report.problem:
-            typer.secho(f"  {report.id} is unavailable: {report.problem}", fg="yellow")
-    key = '-H "Authorization: Bearer $SAFELIGHT_KEY" ' if services.door.asks_for_keys else ""
-    body = '{"prompt": "a large red circle on a blue background", "response_format": "b64_json"}'
-    typer.echo(
-        "\nA first picture, into picture.png:\n\n"
-        f"  curl -s {address}/v1/images/generations {key}-H 'Content-Type: application/json' -d '{body}' \\\n"
-        """    | python3 -c 'import base64, json, sys; """
-        """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))' > picture.png\n"""
-    )
-    sys.stdout.flush()
+    serve_until_stopped(settings, catalogue)
 
 
 @app.command("draw")
@@ -204,6 +159,32 @@ def print_drawn(drawn: list[client.Drawn], *, as_json: bool) -> None:
         return
     for one in drawn:
         typer.echo(f"{one.path}  seed {one.seed}")
+
+
+@app.command("reload")
+def reload_command(server: SERVER_FLAG = DEFAULT_SERVER, key: KEY_FLAG = None) -> None:
+    """Have a running server take over what models.yaml says now; exit 1 when it does not, or when something of it
+    cannot be served."""
+    try:
+        taken_over = reload(server, key)
+    except ServerProblem as problem:
+        fail(str(problem), status=NOT_GOOD)
+    for line in lines_of(taken_over):
+        typer.echo(visible(line))
+    raise typer.Exit(NOT_GOOD if taken_over["problems"] else 0)
+
+
+def lines_of(taken_over: dict[str, Any]) -> list[str]:
+    """What a reload changed, a line each."""
+    lines = [
+        f"{kind[:-1]} {name}: {change}"
+        for kind in ("models", "names", "backends")
+        for change, names in taken_over[kind].items()
+        for name in names
+    ]
+    lines += [f"{key}: changed" for key in taken_over["other"]]
+    problems = [f"{name}: {problem}" for name, problem in taken_over["problems"].items()]
+    return [*(lines or ["nothing has changed"]), *problems]
 
 
 @app.command()

@@ -16,15 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from starlette.datastructures import State
+from starlette.types import ASGIApp
 
 from server.api.services import Services
 from server.app import build_app, build_services
 from server.core.catalogue import Catalogue
+from server.core.loop_lag import LagListener
 from server.core.settings import Settings
+from server.leaving import STOP_SIGNALS, Leaving, signals
 from server.protocol import EnvelopeProtocol
+from server.reload import Reloader
 
 READY_POLL_SECONDS = 0.05
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # After the drain time, how long the refusals may take to reach their callers.
 REPLY_SECONDS = 2
 
@@ -51,62 +55,69 @@ def address_of(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, stopped in good order: the first signal drains, the second ends at once."""
-
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
-        self._services = services
+    """uvicorn, that leaves signals to us."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """In place of uvicorn's own, which raises the signal again and so skips everybody's clean-up."""
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._stop)
-        try:
-            yield
-        finally:
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
-
-    def _stop(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        self._services.dispatcher.drain()
-        self._services.router.drain(self._services.settings.drain_seconds)
+        yield
 
 
 async def serve(
-    settings: Settings, catalogue: Catalogue, listener: socket.socket, on_ready: Callable[[str, Services], None]
+    settings: Settings,
+    catalogue: Catalogue,
+    listener: socket.socket,
+    on_ready: Callable[[str, Services], None],
+    on_lag: LagListener | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `on_ready` is called once, when a worker takes jobs for the first time. Raises
-    LedgerProblem when the books cannot be opened, ShelfProblem when there is no place for answers."""
+    """Serve until SIGTERM or SIGINT; SIGHUP has models.yaml read again. `on_ready` is called once, when a worker takes
+    jobs for the first time. on_lag: hears how late the event loop is, in the place of the metrics.
+
+    Raises LedgerProblem when the books cannot be opened, ShelfProblem when there is no place for answers.
+    """
     address = address_of(listener)
     with tempfile.TemporaryDirectory(prefix="safelight-") as own_folder:
-        base_url = settings.public_base_url or address
-        services = build_services(settings, catalogue, base_url, Path(own_folder))
-        server = _Server(_config(services), services)
-        await services.desk.open()
-        # Before anything is accepted, and until the last of it is settled.
-        await services.ledger.open()
-        announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
+        services = build_services(settings, catalogue, settings.public_base_url or address, Path(own_folder))
+        reloader = Reloader(State({"services": services}))
+        server = _Server(_config(build_app(services, reloader, on_lag)))
+        leaving = Leaving(server, services, reloader.editions, Path(own_folder))
+        with signals((signal.SIGHUP,), reloader.by_signal):
+            await services.desk.open()
+            # Before anything is accepted, and until the last of it is settled.
+            if not await _opened(services):
+                return
+            announcer = asyncio.create_task(_announce(server, services, lambda: on_ready(address, services)))
+            try:
+                with signals(STOP_SIGNALS, leaving.signalled):
+                    await server.serve(sockets=[listener])
+            finally:
+                announcer.cancel()
+                await asyncio.gather(announcer, return_exceptions=True)
+                await services.ledger.close()
+                leaving.finish()
+
+
+async def _opened(services: Services) -> bool:
+    """Open the books; False when a signal came first."""
+    opening = asyncio.create_task(services.ledger.open())
+    with signals(STOP_SIGNALS, opening.cancel):
         try:
-            await server.serve(sockets=[listener])
-        finally:
-            announcer.cancel()
-            await asyncio.gather(announcer, return_exceptions=True)
-            await services.ledger.close()
+            await opening
+        except asyncio.CancelledError:
+            return False
+    return True
 
 
-def _config(services: Services) -> uvicorn.Config:
+def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
-        build_app(services),
+        app,
         log_config=None,
         access_log=False,
         http=EnvelopeProtocol,
         ws="none",
         server_header=False,
-        timeout_graceful_shutdown=services.settings.drain_seconds + REPLY_SECONDS,
+        # The drain time has passed by then.
+        timeout_graceful_shutdown=REPLY_SECONDS,
         lifespan="on",
     )
 

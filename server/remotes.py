@@ -38,10 +38,12 @@ class Remotes:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def remote_backends(settings: Settings, catalogue: Catalogue, decoder: Decoder) -> Remotes:
-    """None of them is reached here."""
-    remotes = Remotes()
+def remote_backends(settings: Settings, catalogue: Catalogue, decoder: Decoder, kept: Remotes | None = None) -> Remotes:
+    """None of them is reached here. kept: those that there are already and that are the same."""
+    remotes = Remotes() if kept is None else Remotes(dict(kept.backends), dict(kept.upstreams))
     for name, entry in catalogue.backends.items():
+        if name in remotes.backends:
+            continue
         try:
             upstreams, provider = _parts(settings, name, entry)
         except NotSetUp as problem:
@@ -122,6 +124,9 @@ def _state_of(settings: Settings, name: str, entry: BackendEntry) -> str:
 
 def _successor(name: str | None) -> str:
     return "" if name is None else f", its successor is {name}"
+
+
+NO_LASTING_BOOKS = "SAFELIGHT_LEDGER: a limit in USD for a day needs books that outlive the server: name a database"
 
 
 def needs_lasting_books(settings: Settings, catalogue: Catalogue) -> bool:

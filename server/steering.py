@@ -1,4 +1,5 @@
-"""The client behind `safelight models load`, `unload`, `pin` and `unpin`: asks a running server, and follows the model.
+"""The client behind `safelight models load`, `unload`, `pin` and `unpin`: asks a running server, and follows the model;
+and behind `safelight reload`.
 
 Knows the admin routes and GET /v1/models; knows nothing of the server's inside.
 Invariant: a command ends when the model is where it was to be, or with the reason why it is not.
@@ -16,7 +17,7 @@ import httpx2
 
 from server.connection import ServerProblem, connected, message_of
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS, RELOAD_SECONDS = 10.0, 60.0
 LOOK_SECONDS = 0.2
 Model = dict[str, Any]
 
@@ -59,6 +60,12 @@ def steer(server: str, key: str | None, wish: Wish, model: str, patience_seconds
             time.sleep(LOOK_SECONDS)
             now = _described(client.get(f"/v1/models/{name}"))
     return now
+
+
+def reload(server: str, key: str | None) -> dict[str, Any]:
+    """Have models.yaml read again; what was taken over of it. Raises ServerProblem."""
+    with connected(server, key, RELOAD_SECONDS) as client:
+        return _described(client.post("/admin/reload"))
 
 
 def _described(answer: httpx2.Response) -> Model:

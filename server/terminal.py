@@ -20,7 +20,7 @@ from server.core.catalogue_file import CatalogueProblem, load_catalogue
 from server.core.settings import OFFLINE_VARIABLES, Settings, SettingsProblem, load_settings
 from server.images.fetch import FetchPolicy
 from server.policy.building import PolicyProblem, build_policy
-from server.remotes import needs_lasting_books
+from server.remotes import NO_LASTING_BOOKS, needs_lasting_books
 
 MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
 SERVER_FLAG = Annotated[str, typer.Option("--server", envvar="SAFELIGHT_SERVER", help="Where the server is.")]
@@ -55,7 +55,7 @@ def configured(**flags: Any) -> tuple[Settings, Catalogue]:
     except (SettingsProblem, CatalogueProblem) as problem:
         fail(*problem.problems)
     if needs_lasting_books(settings, catalogue):
-        fail("SAFELIGHT_LEDGER: a limit in USD for a day needs books that outlive the server: name a database")
+        fail(NO_LASTING_BOOKS)
     if settings.offline:
         os.environ.update(OFFLINE_VARIABLES)
     return settings, catalogue

@@ -81,7 +81,7 @@ class Job:
             request_key=_request_key(self.params),
             priority=self.request.priority,
             is_admitted=self.is_admitted,
-            runs_alone=self.runs_alone or self.in_tiles,
+            runs_alone=self.runs_alone or self.in_tiles or self.request.runs_alone,
         )
 
     def mark(self, phase: Phase, began_seconds: float, ended_seconds: float) -> None:

@@ -30,6 +30,7 @@ from pipelines.engine.safety import CheckUnavailable, SafetyCheck
 from pipelines.engine.shares import Shares
 from pipelines.engine.tally import Tally
 from pipelines.engine.waiting import wanted_by
+from pipelines.engine.watch import Watch
 from pipelines.families.contract import Family
 from pipelines.figures import WorkKind
 from pipelines.messages import (
@@ -45,6 +46,7 @@ from pipelines.messages import (
     Refused,
     Started,
     Submit,
+    Working,
 )
 from pipelines.pace import Pace
 from pipelines.weights.files import CheckpointProblem
@@ -77,12 +79,15 @@ class Runner:
         faults: FaultPoints | None = None,
         safety: SafetyCheck | None = None,
         tally: Tally | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._models, self._emit, self._encoders, self._clock = models, emit, encoders, clock
         self._options = options or EngineOptions()
         self._faults = faults or FaultPoints()
         self._safety = safety
         self._tally = tally or Tally()
+        self._watch = watch or Watch(self._options.step_timeout_seconds)
+        self._told_working: tuple[str, ...] = ()
         self._jobs: dict[str, Job] = {}
         self._candidates: dict[str, Candidate] = {}
         self._shares = Shares()
@@ -112,6 +117,10 @@ class Runner:
             self._remove(self._jobs[job_id])
             self._emit(Cancelled(job_id))
 
+    def look_at_models(self) -> None:
+        """They are others than before."""
+        self._has_changed = True
+
     def work(self) -> bool:
         """Do the next work item; whether there was one that could be done now. Failures settle the job that caused
         them, never raise."""
@@ -121,15 +130,28 @@ class Runner:
         if not batch:
             return False
         self._last_model = batch[0].request.model
+        for job in batch:
+            self._begin(job)
+        self._announce(batch)
         try:
             self._faults.strike(batch[0].phase, batch)
             self._work[batch[0].phase](batch)
             for job in batch:
                 job.runs_alone = False
+            self._watch.done(self._clock())
         except Exception as error:
+            self._watch.failed()
             self._blame(batch, error)
         self._look_again(batch)
         return True
+
+    def _announce(self, batch: list[Job]) -> None:
+        """Say whose work item begins, where these are others than before, and have it watched."""
+        job_ids = tuple(job.id for job in batch)
+        if job_ids != self._told_working:
+            self._told_working = job_ids
+            self._emit(Working(job_ids))
+        self._watch.begin(job_ids, self._shape_of(batch), sum(job.rows for job in batch), self._clock())
 
     def _see_to_models(self) -> None:
         """Have those brought that jobs wait for; give each job its model as soon as it is there, and take it from those
@@ -202,7 +224,6 @@ class Runner:
 
     def _prepare(self, batch: list[Job]) -> None:
         for job in batch:
-            self._begin(job)
             job.is_admitted = True
             self._models.used(job.request.model, self._clock())
         self._has_changed = True
@@ -244,8 +265,10 @@ class Runner:
         with self._measured(batch):
             pictures = _to_host(_family(batch).decode(_states(batch), in_tiles=batch[0].in_tiles))
         for job, pixels in zip(batch, pictures, strict=True):
+            # Now, as the model may be gone before the picture is written.
+            output = self._output(job)
             self._remove(job)
-            self._encoders.submit(self._finish, job, pixels)
+            self._encoders.submit(self._finish, job, pixels, output)
 
     @contextmanager
     def _measured(self, batch: list[Job]) -> Iterator[None]:
@@ -266,7 +289,7 @@ class Runner:
             self._pace.observe(job.request.model, work, seconds / len(batch))
             self._shares.charge(job.request.caller, work)
 
-    def _finish(self, job: Job, pixels: Pixels) -> None:
+    def _finish(self, job: Job, pixels: Pixels, output: Output) -> None:
         """Check where that is wanted, encode and settle; runs in the encoding pool."""
         try:
             pixels = with_kept(pixels, job.params)
@@ -274,7 +297,7 @@ class Runner:
             if check_ms is not None and is_refused:
                 self._emit(Refused(job.id, job.device_seconds, check_ms, job.timeline(self._clock())))
                 return
-            file = encode(pixels, self._output(job))
+            file = encode(pixels, output)
             self._emit(Image(job.id, file, job.device_seconds, check_ms, job.timeline(self._clock())))
         except Exception as error:
             self._emit(to_failed(job.id, error))

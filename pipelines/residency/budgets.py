@@ -38,7 +38,10 @@ def memory_of(device: torch.device) -> Memory:
 def memory_in_use(device: torch.device) -> DeviceMemory | None:
     """Now, by whomever; None where nobody can say."""
     if device.type == "cuda":
-        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        try:
+            free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        except RuntimeError:  # a device that fails shows in the work, not here
+            return None
         return DeviceMemory(total_bytes, total_bytes - free_bytes)
     used_bytes = used_memory_bytes()
     return None if used_bytes is None else DeviceMemory(host_memory_bytes(), used_bytes)

@@ -16,7 +16,7 @@ from math import inf
 from pipelines.families.contract import Family, FamilyOptions
 from pipelines.families.registry import BUILDERS
 from pipelines.figures import ModelFigures
-from pipelines.messages import ModelReport, ModelSpec, ModelState
+from pipelines.messages import ModelReport, ModelSpec, ModelState, Serve
 from pipelines.residency.carrier import Carrier, Moved, Origin
 from pipelines.residency.holding import Budgets, Component, Holding, Outlook, Plan, Rules, Tier, Wanted, Why, bytes_of
 from pipelines.residency.plan import plan, unloading
@@ -55,7 +55,8 @@ class _Carried:
 @dataclass(slots=True)
 class _Entry:
     """What is known of one model. problem: why it cannot be served, whatever moves; is_absent: since it is not there.
-    refusal: why it does not come to the device. asked_seconds: since when the operator wants it there."""
+    refusal: why it does not come to the device. asked_seconds: since when the operator wants it there. is_leaving: it
+    goes as soon as no job has it, and where is_forgotten nothing is known of it then."""
 
     spec: ModelSpec
     problem: str | None = None
@@ -67,6 +68,8 @@ class _Entry:
     used_seconds: float = -inf
     asked_seconds: float | None = None
     is_to_go: bool = False
+    is_leaving: bool = False
+    is_forgotten: bool = False
     family: Family | None = None
 
     def components(self, measured: Mapping[str, Component]) -> tuple[Component, ...]:
@@ -167,6 +170,45 @@ class Models:
 
     # What the operator asks for.
 
+    def serve(self, command: Serve, now_seconds: float) -> None:
+        """Other models from now on; those that stay keep their places, and what was asked for them meanwhile."""
+        served, leaving = {spec.id for spec in command.models}, {spec.id for spec in command.leaving}
+        for spec in command.leaving:
+            self._entries.get(spec.id) or self._new(spec)
+        for entry in self._entries.values():
+            if entry.spec.id not in served:
+                entry.is_leaving, entry.is_forgotten = True, entry.spec.id not in leaving
+                entry.asked_seconds = None
+        groups = tuple(map(frozenset, command.never_together))
+        self._rules = Rules(self._rules.pinned & served, self._rules.keep_loaded & served, groups)
+        for spec in command.models:
+            self._know(spec, now_seconds)
+        self._looked_seconds = -inf
+
+    def _know(self, spec: ModelSpec, now_seconds: float) -> None:
+        """A model that is served. What its entry says of its loading counts where it is new, or said otherwise before:
+        else what was asked for meanwhile."""
+        entry = self._entries.get(spec.id)
+        is_as_before = entry is not None and not entry.is_leaving and entry.spec.loading == spec.loading
+        entry = entry or self._new(spec)
+        entry.spec, entry.is_leaving = spec, False
+        if is_as_before:
+            return
+        entry.is_to_go = False
+        own = frozenset([spec.id])
+        self._rules = replace(
+            self._rules,
+            pinned=self._rules.pinned | own if spec.loading == "pin" else self._rules.pinned - own,
+            keep_loaded=self._rules.keep_loaded | own if spec.loading == "keep" else self._rules.keep_loaded - own,
+        )
+        if spec.loading == "at_start":
+            self.load(spec.id, now_seconds)
+
+    def _new(self, spec: ModelSpec) -> _Entry:
+        entry = self._entries[spec.id] = _Entry(spec)
+        _look_at_files(entry)
+        return entry
+
     def load(self, model: str, now_seconds: float) -> None:
         """Bring the model to the device when there is room; look at it anew if it had failed."""
         entry = self._entries[model]
@@ -208,12 +250,26 @@ class Models:
         self._looked_seconds = now_seconds
         while not self._reports.empty():
             self._take(self._reports.get(), now_seconds)
-        wanted = [want for want in self._with_asked(wanted) if self._entries[want.model].problem is None]
+        wanted = [want for want in self._with_asked(wanted) if self._is_servable(want.model)]
+        self._see_off({want.model for want in wanted} | set(leased))
         beginning = self._survey_missing(wanted)
         outlook = self._outlook(now_seconds, wanted, leased)
         if self._let_go(outlook):
             return beginning
         return beginning | (self._complete(outlook) or self._decide(outlook))
+
+    def _is_servable(self, model: str) -> bool:
+        return model in self._entries and self._entries[model].problem is None
+
+    def _see_off(self, busy: Collection[str]) -> None:
+        """Let those go that are leaving and that no job has; forget those of which nothing is held."""
+        for model, entry in tuple(self._entries.items()):
+            if not entry.is_leaving:
+                continue
+            is_free = model not in busy and not entry.is_being_surveyed and not self._is_moving(model)
+            entry.is_to_go = is_free and entry.surveyed is not None
+            if is_free and entry.surveyed is None and entry.is_forgotten:
+                del self._entries[model]
 
     def _with_asked(self, wanted: Sequence[Wanted]) -> list[Wanted]:
         """What the operator asked for counts as one job that waits."""
@@ -270,6 +326,9 @@ class Models:
         if self._moving is None:
             return frozenset()
         return frozenset(move.model for move in self._moving.moves) | self._moving.leaving
+
+    def _is_moving(self, model: str) -> bool:
+        return self._moving is not None and (model == self._moving.coming or model in self._touched())
 
     def _let_go(self, outlook: Outlook) -> bool:
         """See to the models that are to go; whether that is enough for now. One that is gone is looked at anew before

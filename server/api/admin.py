@@ -10,30 +10,32 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from server.access.allowed import allowed_names, allowed_targets
 from server.api.gate import caller_of
 from server.api.models import described
 from server.api.services import Services, services_of
+from server.backends.local import LocalBackend
 from server.core import errors
-from server.dispatch.dispatcher import Dispatcher
 
 Verb = Callable[[Request], Awaitable[JSONResponse]]
 
 
-def _route(change: Callable[[Dispatcher, str], None]) -> Verb:
+def _route(change: Callable[[LocalBackend, str], None]) -> Verb:
     async def answer(request: Request) -> JSONResponse:
-        services = services_of(request)
-        _refuse_strange_pages(request, services)
+        services, caller = services_of(request), caller_of(request)
+        refuse_strange_pages(request, services)
         name = request.path_params["model"]
+        allowed_targets(caller, name, services.catalogue)  # before anything changes
         model = services.catalogue.resolve(name)
         if model is None:
-            raise errors.model_not_found(name, services.catalogue.names())
-        change(services.dispatcher, model)
-        return JSONResponse(described(name, services, caller_of(request)))
+            raise errors.model_not_found(name, allowed_names(caller, services.catalogue))
+        change(services.local, model)
+        return JSONResponse(described(name, services, caller))
 
     return answer
 
 
-def _refuse_strange_pages(request: Request, services: Services) -> None:
+def refuse_strange_pages(request: Request, services: Services) -> None:
     """A browser lets every page send a POST without a body; what it says of the page is all there is to go by."""
     origin = request.headers.get("origin")
     allowed = services.settings.cors_origins
@@ -42,8 +44,8 @@ def _refuse_strange_pages(request: Request, services: Services) -> None:
 
 
 VERBS: dict[str, Verb] = {
-    "load": _route(Dispatcher.load),
-    "unload": _route(Dispatcher.unload),
-    "pin": _route(Dispatcher.pin),
-    "unpin": _route(Dispatcher.unpin),
+    "load": _route(LocalBackend.load),
+    "unload": _route(LocalBackend.unload),
+    "pin": _route(LocalBackend.pin),
+    "unpin": _route(LocalBackend.unpin),
 }

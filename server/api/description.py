@@ -199,6 +199,26 @@ class Model(_Described):
     controls: list[ControlKind] = Field(description="The kinds of control image that the model takes.")
 
 
+class Changed(_Described):
+    """What of one part of models.yaml is otherwise than before, by its keys."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+class ReloadReply(_Described):
+    """What was taken over from models.yaml."""
+
+    object: str
+    models: Changed
+    names: Changed
+    backends: Changed
+    other: list[str] = Field(description="The file's other keys that have another value.")
+    problems: dict[str, str] = Field(description="What of it cannot be served, by model or backend, and why.")
+    not_reloaded: str = Field(description="What only a restart takes over.")
+
+
 class ModelList(_Described):
     """All names that requests may carry."""
 
@@ -301,6 +321,15 @@ def _file_responses() -> dict[str, Any]:
     return {"200": {"description": "The picture.", "headers": HEADERS, "content": content}, **_refusals(404, 410, 500)}
 
 
+def _metrics_responses() -> dict[str, Any]:
+    kinds = ("text/plain", "application/openmetrics-text")
+    content = {kind: {"schema": {"type": "string"}} for kind in kinds}
+    return {
+        "200": {"description": "What this server counts.", "headers": HEADERS, "content": content},
+        **_refusals(500),
+    }
+
+
 def _media(body: type[BaseModel]) -> dict[str, Any]:
     example = EXAMPLES.get(body.__name__)
     return {"schema": _reference(body), **({"example": example} if example else {})}
@@ -345,6 +374,7 @@ RESPONSES: Mapping[str, Mapping[str, Any]] = {
     "/files/{name}": _file_responses(),
     "/health/live": {"200": _answer(Liveness), **_refusals(500)},
     "/health/ready": {"200": _answer(Readiness), "503": _answer(Readiness), **_refusals(500)},
+    "/metrics": _metrics_responses(),
 }
 
 

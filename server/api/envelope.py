@@ -6,6 +6,7 @@ Invariant: no reply leaves without `x-request-id`, no failure in another shape, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from http import HTTPStatus
@@ -100,6 +101,11 @@ class Edge:
     async def _answer(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         try:
             await self._app(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            # A second signal, or the end of the drain: whoever was not answered is told why.
+            if exchange.status is None:
+                await to_response(errors.shutting_down())(scope, receive, exchange.send)
+            raise
         except Exception:
             log.exception("request crashed")
             if exchange.status is None:

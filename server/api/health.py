@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from pipelines.messages import ModelReport
-from server.api.services import services_of
+from server.api.services import Services, services_of
 
 
 async def live(_: Request) -> JSONResponse:
@@ -17,26 +17,40 @@ async def live(_: Request) -> JSONResponse:
 
 
 async def ready(request: Request) -> JSONResponse:
-    """A worker takes jobs, and at least one model can be served."""
+    """A worker takes jobs, at least one model can be served, and the books can be kept."""
     services = services_of(request)
-    dispatcher = services.dispatcher
-    reports = {model: dispatcher.reports(model) for model in services.catalogue.models}
+    lanes = services.dispatcher.lanes
+    reports = {model: services.local.reports(model) for model in services.catalogue.models}
     models = {model: _served(found) for model, found in reports.items() if found}
-    workers = [
-        {"device": lane.device, "state": "ready" if lane.is_ready else "starting", "restarts": lane.restarts}
-        for lane in dispatcher.lanes
-    ]
-    has_worker = any(lane.is_ready for lane in dispatcher.lanes)
-    is_ready = has_worker and not dispatcher.is_draining and "available" in models.values()
+    ledger = await services.ledger.problem()
+    reasons = [*_reasons(services, models), *([] if ledger is None else [ledger])]
     body = {
-        "status": "ready" if is_ready else "not ready",
-        "worker": "ready" if has_worker else "starting",
-        "device": dispatcher.lanes[0].device,
-        "restarts": sum(lane.restarts for lane in dispatcher.lanes),
-        "workers": workers,
+        "status": "not ready" if reasons else "ready",
+        "reasons": reasons,
+        "worker": _of_all([lane.state for lane in lanes]),
+        "device": lanes[0].device,
+        "restarts": sum(lane.restarts for lane in lanes),
+        "workers": [{"device": lane.device, "state": lane.state, "restarts": lane.restarts} for lane in lanes],
         "models": models,
+        "ledger": "ready" if ledger is None else ledger,
     }
-    return JSONResponse(body, status_code=200 if is_ready else 503)
+    return JSONResponse(body, status_code=503 if reasons else 200)
+
+
+def _reasons(services: Services, models: Mapping[str, str]) -> Iterator[str]:
+    """Why nothing can be drawn now, in words for anybody who asks."""
+    dispatcher = services.dispatcher
+    if dispatcher.is_draining:
+        yield "The server is stopping."
+    if not any(lane.state == "ready" for lane in dispatcher.lanes):
+        yield "No worker takes jobs."
+    elif "available" not in models.values():
+        yield "No model can be served."
+
+
+def _of_all(states: Sequence[str]) -> str:
+    """The best of them."""
+    return min(states, key=("ready", "silent", "starting").index)
 
 
 def _served(reports: Sequence[ModelReport]) -> str:

@@ -6,6 +6,7 @@ Invariant: either every picture that was asked for is in the reply, or the reply
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,13 +20,15 @@ from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
 from server.api.judging import judging_of
+from server.api.long_body import LongBody
+from server.api.long_texts import as_json
 from server.api.multipart import receive_form
 from server.api.parse import parse
 from server.api.parsed import Parsed
 from server.api.pictures import Pictures
 from server.api.receive import media_type_of, receive_json_object
 from server.api.repeats import once
-from server.api.replies import Times, headers_of, reply_of
+from server.api.replies import Delivery, Times, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
 from server.api.turnstile import deadline_of, visit_of
@@ -34,7 +37,8 @@ from server.core.providers import LOCAL
 from server.core.request import ImageRequest, Operation
 from server.core.request_id import REQUEST_ID
 from server.core.tracing import hop
-from server.routing.journey import Candidate, Journey
+from server.routing.journey import Candidate, Journey, Served
+from server.routing.router import Router
 
 PROGRESS_HEADER = "x-safelight-progress"
 
@@ -94,19 +98,30 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
         is_there = await unless_gone(request, pictures.first_ready(parsed)) is not None
     if not is_there:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+    journey = _with_sizes(journey, parsed, pictures)
     if parsed[0].asked.is_stream:
         events = events_of(
             journey, services.router, services.local.place, began, started_seconds, visit_of(request).leave
         )
         return EventStream(events, _ignored(parsed[0]))
-    served = await unless_gone(request, services.router.draw(journey))
+    delivery = Delivery(services)
+    served = await unless_gone(request, _delivered(journey, delivery, services.router))
     if served is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
     own = next(one for one in parsed if one.target == served.target)
     with hop("reply"):
-        reply = await reply_of(served, times, services)
-    return JSONResponse(reply, headers=_ignored(own) | headers_of(served))
+        body = await as_json(reply_of(served, delivery.data, times))
+    return LongBody(body, headers=_ignored(own) | headers_of(served), media_type="application/json")
+
+
+async def _delivered(journey: Journey, delivery: Delivery, router: Router) -> Served:
+    """Drawn, and ready to be sent; or as if nothing of it had been. Raises SafelightError."""
+    try:
+        return await router.draw(journey, deliver=delivery.make)
+    except BaseException:
+        await asyncio.shield(delivery.undo())
+        raise
 
 
 def _journey(
@@ -123,6 +138,14 @@ def _journey(
         wants_progress=asked.is_stream and request.headers.get(PROGRESS_HEADER) == "true",
         request_id=request.scope[REQUEST_ID],
         caller=caller_of(request),
+    )
+
+
+def _with_sizes(journey: Journey, parsed: tuple[Parsed[ImageRequest], ...], pictures: Pictures) -> Journey:
+    """Ranked and booked by the sizes that follow from the pictures, where they are known by now."""
+    pairs = zip(journey.candidates, parsed, strict=True)
+    return replace(
+        journey, candidates=tuple(replace(candidate, request=pictures.known(one)) for candidate, one in pairs)
     )
 
 

@@ -46,7 +46,7 @@ def described(name: str, services: Services, caller: Caller) -> dict[str, Any]:
 
 def our_model(model: str | None, services: Services) -> dict[str, Any]:
     """What is to say of the model of ours that serves; None: others serve alone."""
-    reports = [] if model is None else services.dispatcher.reports(model)
+    reports = [] if model is None else services.local.reports(model)
     entry = None if model is None else services.catalogue.models[model]
     unknown = "remote" if model is None else "unknown"
     return {

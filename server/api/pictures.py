@@ -20,7 +20,7 @@ from server.api.parsed import Parsed
 from server.api.services import Services
 from server.api.sources import MAX_FILE_BYTES, Source, content_of, is_web_url, too_large
 from server.core import errors
-from server.core.providers import Target
+from server.core.providers import LOCAL, Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
 from server.images.decode import UnusablePicture
 from server.images.fetch import UnfetchableUrl, fetch_picture
@@ -38,17 +38,29 @@ class Pictures:
     _ready: dict[Target, ImageRequest] = field(default_factory=dict)
 
     async def first_ready(self, candidates: Sequence[Parsed[ImageRequest]]) -> ImageRequest:
-        """Of the first that can draw from these pictures. Raises SafelightError where none can: the first one's."""
+        """Of the first that can draw from these pictures; ours is made ready too, as quotas count its pixels, whoever
+        is asked first. Raises SafelightError where none can: the first one's."""
         for param, source in (("image", self.asked.image), ("mask", self.asked.mask), (CONTROL_IMAGE, self.asked.hint)):
             if source is not None:
                 await self._obtained(param, source)
+        found: ImageRequest | None = None
         refusals: list[errors.SafelightError] = []
         for parsed in candidates:
+            if found is not None and parsed.target.backend != LOCAL:
+                continue
             try:
-                return await self.ready(parsed)
+                ready = await self.ready(parsed)
             except errors.SafelightError as refusal:
                 refusals.append(refusal)
-        raise refusals[0]
+            else:
+                found = found or ready
+        if found is None:
+            raise refusals[0]
+        return found
+
+    def known(self, parsed: Parsed[ImageRequest]) -> ImageRequest:
+        """The complete request, once it was made ready; what was parsed until then."""
+        return self._ready.get(parsed.target, parsed.request)
 
     async def ready(self, parsed: Parsed[ImageRequest]) -> ImageRequest:
         """The complete request. Raises SafelightError: 400 for the image, the mask or the control picture."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mmap
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from server.api.long_texts import Body, lift
 from server.core import errors
 
 MAX_DEPTH = 32
@@ -59,14 +61,31 @@ def check_encoding(request: Request) -> None:
         )
 
 
-async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
-    body = bytearray()
+async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> Body:
+    _check_declared_length(request, max_bytes)
+    chunks = bounded_chunks(request, max_bytes, timeout_seconds)
     try:
-        async for chunk in bounded_chunks(request, max_bytes, timeout_seconds):
-            body += chunk
+        declared_bytes = _declared_bytes(request)
+        return await (_filled(chunks, declared_bytes) if declared_bytes > PARSE_INLINE_BYTES else _gathered(chunks))
     except ClientDisconnect:
         raise errors.invalid_json("it ended early") from None
-    return bytes(body)
+
+
+async def _gathered(chunks: AsyncIterator[bytes]) -> Body:
+    return b"".join([chunk async for chunk in chunks])
+
+
+async def _filled(chunks: AsyncIterator[bytes], declared_bytes: int) -> Body:
+    """In memory that is there only as far as it is written, and never moves: growing means copying, again and again."""
+    body, received_bytes = mmap.mmap(-1, declared_bytes), 0
+    async for chunk in chunks:
+        if received_bytes + len(chunk) > declared_bytes:
+            raise errors.invalid_json("it is longer than its Content-Length")
+        body[received_bytes : received_bytes + len(chunk)] = chunk
+        received_bytes += len(chunk)
+    if received_bytes < declared_bytes:
+        raise errors.invalid_json("it ended early")
+    return body
 
 
 async def bounded_chunks(request: Request, max_bytes: int, timeout_seconds: float) -> AsyncIterator[bytes]:
@@ -91,12 +110,19 @@ async def bounded_chunks(request: Request, max_bytes: int, timeout_seconds: floa
 
 
 def _check_declared_length(request: Request, max_bytes: int) -> None:
-    declared = request.headers.get("content-length", "0").lstrip("0") or "0"
-    if declared.isdecimal() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > max_bytes):
+    if _declared_bytes(request) > max_bytes:
         raise errors.body_too_large(max_bytes)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def _declared_bytes(request: Request) -> int:
+    """0 where nothing, or no number, is declared."""
+    declared = request.headers.get("content-length", "0").lstrip("0") or "0"
+    if not (declared.isascii() and declared.isdecimal()):
+        return 0
+    return int(declared[: MAX_LENGTH_DIGITS + 1])
+
+
+def parse_object(body: Body) -> dict[str, Any]:
     """Strict JSON that is one object. Raises SafelightError."""
     value = parse_value(body)
     if not isinstance(value, dict):
@@ -104,19 +130,22 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def parse_value(body: bytes) -> Any:
+def parse_value(body: Body) -> Any:
     """Strict JSON. NaN and the infinities come out as floats, so that the check of their parameter can name it."""
-    if not body.strip():
-        raise errors.invalid_json("it is empty")
-    _check_depth(body)
+    lifted = lift(body)
+    _check_depth(lifted.skeleton)
     try:
-        text = body.decode("utf-8")
+        text = lifted.skeleton.decode("utf-8")
     except UnicodeDecodeError:
         raise errors.invalid_json("it is not UTF-8") from None
+    if not text.strip(" \t\r\n"):
+        raise errors.invalid_json("it is empty")
     try:
-        return json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
+        value = json.loads(text, object_pairs_hook=_object_of_distinct_keys, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
-        raise errors.invalid_json(f"line {error.lineno}, column {error.colno}") from None
+        column = error.colno + lifted.characters_before(text, error.pos)
+        raise errors.invalid_json(f"line {error.lineno}, column {column}") from None
+    return lifted.restored(value) if lifted.texts else value
 
 
 def _check_depth(body: bytes) -> None:

@@ -23,9 +23,12 @@ from starlette.types import Message
 
 from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.gate import caller_of
+from server.api.long_body import LongBody
 from server.api.replies import kept_url
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, is_failure, lasts
+from server.api.turnstile import REPEAT_HEADER as HEADER
+from server.api.turnstile import VISIT, visit_of
 from server.core import errors
 from server.core.request import Operation
 from server.core.request_id import REQUEST_ID
@@ -36,7 +39,6 @@ from server.idempotency.shelf import Kept, Shelf
 from server.images.store import FORMATS, ExpiredFile, UnknownFile
 
 log = logging.getLogger("safelight.idempotency")
-HEADER = "Idempotency-Key"
 # Stripe's name for the first.
 REPLAYED, ORIGINAL, STATE = "idempotent-replayed", "x-safelight-original-request", "x-safelight-idempotency"
 REPEAT_HEADERS = (REPLAYED, ORIGINAL, STATE)
@@ -64,8 +66,18 @@ async def once(request: Request, operation: Operation, values: Mapping[str, Any]
     # Others may have come while a damaged answer was looked at.
     work = work or desk.under_way(claim)
     if work is not None:
-        return await _followed(request, _same(work, claim), is_first=False)
-    work = desk.begin(claim, request.scope[REQUEST_ID], lambda work: _carry_out(work, request, operation, values, draw))
+        _check(work.claim, claim)
+        return await _followed(request, work, is_first=False)
+    visit = visit_of(request).handed_over()
+    own = Request({**request.scope, VISIT: visit}, _silence)
+
+    async def carry_out(work: Work) -> None:
+        try:
+            await _carry_out(work, own, operation, values, draw)
+        finally:
+            visit.leave()
+
+    work = desk.begin(claim, request.scope[REQUEST_ID], carry_out)
     return await _followed(request, work, is_first=True)
 
 
@@ -78,11 +90,6 @@ def _key_of(request: Request) -> str | None:
     if not KEY.fullmatch(keys[0]):
         raise errors.invalid_parameter(HEADER, f"The header {HEADER} must be {ALLOWED}.")
     return keys[0]
-
-
-def _same(work: Work, claim: Claim) -> Work:
-    _check(work.claim, claim)
-    return work
 
 
 def _check(earlier: Claim, claim: Claim) -> None:
@@ -101,7 +108,7 @@ async def _followed(request: Request, work: Work, *, is_first: bool) -> Response
         log.info("joined", extra={"request_id": request.scope[REQUEST_ID], "original": work.request_id})
     if opened.body is None:
         return EventStream(work.heard(), headers)
-    return Response(opened.body, opened.status, headers if opened.is_kept else headers | {STATE: "not_kept"})
+    return LongBody(opened.body, opened.status, headers if opened.is_kept else headers | {STATE: "not_kept"})
 
 
 async def _begun(work: Work) -> Opened:
@@ -112,7 +119,7 @@ async def _begun(work: Work) -> Opened:
 async def _carry_out(work: Work, request: Request, operation: Operation, values: Mapping[str, Any], draw: Draw) -> None:
     """Opens the work. In nobody's name: that its first client left is no reason to stop."""
     services = services_of(request)
-    response = await draw(Request(request.scope, _silence), operation, values)
+    response = await draw(request, operation, values)
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     if isinstance(response, EventStream):
         work.opened.set_result(Opened(response.status_code, headers, None))
@@ -177,7 +184,7 @@ async def _replayed(request: Request, claim: Claim) -> Response | None:
         return None
     log.info("replayed", extra={"request_id": request.scope[REQUEST_ID], "original": answer.request_id})
     body = await _with_living_urls(kept, answer, services) if answer.files else answer.body
-    return Response(body, OK, answer.headers | _repeated(answer.request_id))
+    return LongBody(body, OK, answer.headers | _repeated(answer.request_id))
 
 
 async def _with_living_urls(kept: Kept, answer: Answer, services: Services) -> bytes:

@@ -7,11 +7,12 @@ Invariant: every field is one that strict clients accept; a picture comes as a U
 from __future__ import annotations
 
 import asyncio
-import base64
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.messages import OutputFormat
+from server.api.long_texts import in_base64
 from server.api.services import Services
 from server.core import errors
 from server.core.request import ImageRequest, Picture, RemoteRequest
@@ -28,10 +29,43 @@ class Times:
     latency_ms: int
 
 
-async def reply_of(served: Served, times: Times, services: Services) -> dict[str, Any]:
-    """The body of a plain answer. Raises SafelightError when a file cannot be kept."""
+@dataclass(slots=True)
+class Delivery:
+    """The `data` of a plain answer, made before the books say that it was delivered. The files of an answer that does
+    not come about are deleted."""
+
+    services: Services
+    data: list[dict[str, Any]] = field(default_factory=list)
+    _savings: list[asyncio.Task[str]] = field(default_factory=list)
+
+    async def make(self, served: Served) -> None:
+        """Raises SafelightError when a file cannot be kept."""
+        for picture in served.drawn.pictures:
+            self.data.append(await self._item(picture, served.request))
+
+    async def undo(self) -> None:
+        """Nobody will be told of these pictures."""
+        for name in await asyncio.gather(*self._savings, return_exceptions=True):
+            if isinstance(name, str):
+                with suppress(OSError):  # the sweeper tries again when its hour is over
+                    await asyncio.to_thread(self.services.files.discard, name)
+
+    async def _item(self, picture: Picture, request: ImageRequest) -> dict[str, Any]:
+        item: dict[str, Any] = {} if picture.seed is None else {"seed": picture.seed}
+        if request.response_format == "b64_json":
+            item["b64_json"] = await in_base64(picture.file)
+        else:
+            # A thread that writes is not to be stopped; so the file is known even if the caller leaves meanwhile.
+            self._savings.append(
+                saving := asyncio.create_task(_kept(picture.file, request.output_format, self.services))
+            )
+            item["url"] = url_of(await asyncio.shield(saving), self.services)
+        return item | revision(picture, request)
+
+
+def reply_of(served: Served, data: list[dict[str, Any]], times: Times) -> dict[str, Any]:
+    """The body of a plain answer."""
     request = served.request
-    data = [await item_of(picture, request, services) for picture in served.drawn.pictures]
     return {
         "created": times.began,
         "data": data,
@@ -59,32 +93,26 @@ def shared_fields(request: ImageRequest) -> dict[str, Any]:
     return fields if request.quality is None else {**fields, "quality": request.quality}
 
 
-async def item_of(picture: Picture, request: ImageRequest, services: Services) -> dict[str, Any]:
-    """One entry of `data`."""
-    item: dict[str, Any] = {} if picture.seed is None else {"seed": picture.seed}
-    if request.response_format == "b64_json":
-        item["b64_json"] = in_base64(picture.file)
-    else:
-        item["url"] = await kept_url(picture.file, request.output_format, services)
-    return item | revision(picture, request)
-
-
 def revision(picture: Picture | None, request: ImageRequest) -> dict[str, str]:
     """The prompt that was drawn, where it is not the one that was sent."""
     drawn = request.prompt if picture is None or picture.revised_prompt is None else picture.revised_prompt
     return {} if drawn == request.sent_prompt else {"revised_prompt": drawn}
 
 
-def in_base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
 async def kept_url(file: bytes, output_format: OutputFormat, services: Services) -> str:
     """Where the file can be had for its hour. Raises SafelightError: 500 or 503."""
+    return url_of(await _kept(file, output_format, services), services)
+
+
+def url_of(name: str, services: Services) -> str:
+    return f"{services.base_url}/files/{name}"
+
+
+async def _kept(file: bytes, output_format: OutputFormat, services: Services) -> str:
+    """The name of the file."""
     try:
-        name = await asyncio.to_thread(services.files.save, file, output_format)
+        return await asyncio.to_thread(services.files.save, file, output_format)
     except FullStore:
         raise errors.storage_full() from None
     except OSError:
         raise errors.storage_failed() from None
-    return f"{services.base_url}/files/{name}"

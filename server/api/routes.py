@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.api import admin, files, health, images, metrics, models, usage_rows, usage_sums
+from server.api import admin, files, health, images, metrics, models, reload, usage_rows, usage_sums
 from server.api.bodies import EditBody, GenerationBody, VariationBody
-from server.api.description import ImagesReply, Model, ModelList, asking, operation
+from server.api.description import ImagesReply, Model, ModelList, ReloadReply, asking, operation
 from server.api.gate import Need, close
 from server.api.turnstile import Turnstile
 from server.api.usage_schemas import CostsUsage, ImagesUsage, SummaryUsage, UsagePage
@@ -70,6 +70,7 @@ PLAIN = (
         RouteEntry(f"/admin/models/{{model:path}}/{verb}", change, "admin", ("POST",), _CHANGED)
         for verb, change in admin.VERBS.items()
     ),
+    RouteEntry("/admin/reload", reload.reload, "admin", ("POST",), operation(ReloadReply, refusals=(403, 409, 500))),
     # Whoever knows a result's name may have it: it is not to be guessed, and pages show it without a key.
     RouteEntry("/files/{name}", files.get_file, "nobody", ("GET", "HEAD"), {}),
     RouteEntry("/health/live", health.live, "nobody", described={}),

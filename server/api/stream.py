@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -22,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from pipelines.messages import Event, Preview, Progress
 from server.api.departure import unless_disconnected
-from server.api.replies import in_base64, revision, shared_fields
+from server.api.long_texts import as_json, in_base64
+from server.api.replies import revision, shared_fields
 from server.core import errors
 from server.core.current import note_error
 from server.core.request import ImageRequest, Operation, Picture
@@ -93,7 +93,7 @@ class _Teller:
     def tell(self, kind: str, file: bytes, index: int, request: ImageRequest, **more: Any) -> None:
         told = {
             "type": f"{EVENT_PREFIXES[request.operation]}.{kind}",
-            "b64_json": in_base64(file),
+            "b64_json": file,
             "created_at": self.began,
             "quality": "auto",
             **shared_fields(request),
@@ -123,11 +123,11 @@ async def events_of(
                 async with asyncio.timeout(pause_seconds):
                     told = await teller.queue.get()
             except TimeoutError:
-                yield b"".join(map(encoded, teller.places())) or KEEP_ALIVE
+                yield b"".join([await encoded(place) for place in teller.places()]) or KEEP_ALIVE
                 continue
             if told is None:
                 return
-            yield encoded(told)
+            yield await encoded(told)
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
@@ -183,6 +183,8 @@ def is_failure(event: bytes) -> bool:
     return event.startswith(b"event: error\n")
 
 
-def encoded(told: Told) -> bytes:
-    """One event. JSON holds no line breaks of its own."""
-    return f"event: {told['type']}\ndata: {json.dumps(told, separators=(',', ':'))}\n\n".encode()
+async def encoded(told: Told) -> bytes:
+    """One event; a picture's file becomes base64. JSON holds no line breaks of its own."""
+    file = told.get("b64_json")
+    told = told if file is None else {**told, "b64_json": await in_base64(file)}
+    return b"".join((f"event: {told['type']}\ndata: ".encode(), await as_json(told, ensure_ascii=True), b"\n\n"))

@@ -1,7 +1,8 @@
 """In front of a route that draws: in by the limits, before a byte of the body is read, and out again whatever happens.
 
 Knows headers and visits; knows no bodies.
-Invariant: a request holds its slots until its work is over: until a plain answer begins, or a stream has ended.
+Invariant: a request holds its slots until its work is over: until a plain answer begins, or a stream has ended. Work
+that outlives its request holds them itself (`api.repeats`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
@@ -17,10 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.gate import caller_of
 from server.api.services import Services
 from server.core import errors
+from server.core.caller import Caller
+from server.core.request import Operation
 from server.limits.limiter import Limiter, Visit
 
 VISIT, ARRIVED = "safelight.visit", "safelight.arrived_seconds"
 TIMEOUT_HEADER = "x-safelight-timeout"
+REPEAT_HEADER = "Idempotency-Key"
 # What OpenAI's clients tell of their own patience: Python's until the next byte, Node's for the whole answer.
 CLIENT_TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
 MAX_TIMEOUT_SECONDS = 86_400
@@ -38,12 +43,19 @@ class Turnstile:
         services: Services = connection.app.state.services
         scope[ARRIVED] = asyncio.get_running_loop().time()
         asked_timeout_seconds(connection.headers)
-        visit = await services.limiter.enter(caller_of(connection))
+        caller = caller_of(connection)
+        visit = await services.limiter.enter(caller, is_back=_is_back(caller, connection.headers, services))
         scope[VISIT] = visit
         try:
             await self._inner(scope, receive, _telling(services.limiter, visit, send))
         finally:
             visit.leave()
+
+
+def _is_back(caller: Caller, headers: Headers, services: Services) -> bool:
+    """Whether it comes for work that is under way already, most likely as its connection broke."""
+    key = headers.get(REPEAT_HEADER)
+    return key is not None and services.desk.is_under_way(caller.key_id, get_args(Operation), key)
 
 
 def visit_of(request: Request) -> Visit:

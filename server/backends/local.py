@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from copy import copy
 
-from pipelines.messages import FamilyName, Image, Refused, Submit
+import msgspec
+
+from pipelines.messages import FamilyName, Image, ModelReport, ModelSpec, Refused, Submit
 from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.jobs import job_of
 from server.backends.timing import mark_parts, queue_seconds
@@ -25,7 +28,8 @@ SECONDS_PER_HOUR = 3600.0
 
 class LocalBackend:
     """families: of each model. has_facts: whether files tell how they were drawn. usd_per_device_hour: what the
-    operator's devices cost, beside what a model's entry asks for each picture."""
+    operator's devices cost, beside what a model's entry asks for each picture. Models go by their ids; only what the
+    dispatcher is told goes by the workers' names."""
 
     def __init__(
         self,
@@ -37,7 +41,40 @@ class LocalBackend:
         observer: Observer = DEAF,
     ) -> None:
         self._dispatcher, self._families, self._observer = dispatcher, families, observer
+        self._names: dict[str, str] = {}
         self._has_facts, self._usd_per_second = has_facts, usd_per_device_hour / SECONDS_PER_HOUR
+
+    def with_models(self, specs: Mapping[str, ModelSpec]) -> LocalBackend:
+        """The same devices with these models. specs: by their ids, under the workers' names."""
+        other = copy(self)
+        other._families = {model: spec.family for model, spec in specs.items()}
+        other._names = {model: spec.id for model, spec in specs.items()}
+        return other
+
+    def reports(self, model: str) -> list[ModelReport]:
+        """What the workers say of the model, those first that could serve it soonest."""
+        found = self._dispatcher.reports(self._name_of(model))
+        return [msgspec.structs.replace(report, id=model) for report in found]
+
+    def load(self, model: str) -> None:
+        """Bring the model to the device that would have it soonest. Raises SafelightError when no worker is there."""
+        self._dispatcher.load(self._name_of(model))
+
+    def unload(self, model: str) -> None:
+        """Let the model go from every device, once no job works with it. Raises SafelightError when it is pinned."""
+        self._dispatcher.unload(self._name_of(model))
+
+    def pin(self, model: str) -> None:
+        """Keep the model on the device that has it, or would have it soonest. Raises SafelightError when no worker is
+        there."""
+        self._dispatcher.pin(self._name_of(model))
+
+    def unpin(self, model: str) -> None:
+        """Let the model leave when others need the room."""
+        self._dispatcher.unpin(self._name_of(model))
+
+    def _name_of(self, model: str) -> str:
+        return self._names.get(model, model)
 
     def estimate(self, request: LocalRequest) -> Estimate:
         """Nothing is known of a model that has drawn nothing yet."""
@@ -68,7 +105,7 @@ class LocalBackend:
     def _jobs(self, order: Order[LocalRequest]) -> list[Submit]:
         request = order.request
         family = self._families[request.model]
-        return [
+        jobs = [
             job_of(
                 request,
                 family,
@@ -80,6 +117,7 @@ class LocalBackend:
             )
             for index in range(request.count)
         ]
+        return [msgspec.structs.replace(job, model=self._name_of(request.model)) for job in jobs]
 
     def _check_duration(self, jobs: list[Submit], limit_seconds: float, *, is_asked: bool) -> None:
         own_seconds = self._dispatcher.own_seconds(jobs)

@@ -108,6 +108,17 @@ class Catalogue:
         """The providers that requests may be handed on to, by the operator's names for them."""
         return dict(self._file.backends)
 
+    @property
+    def name_entries(self) -> dict[str, NameEntry]:
+        """What `names` says, of patterns too."""
+        return dict(self._file.names)
+
+    @property
+    def other(self) -> dict[str, object]:
+        """All that is neither of a model, nor of a name, nor of a backend, by its key."""
+        parts = {"models", "names", "backends"}
+        return {key: getattr(self._file, key) for key in CatalogueFile.model_fields if key not in parts}
+
     def targets(self, name: str | None) -> tuple[Target, ...]:
         """Who may serve a name, in the operator's order; nobody knows it: empty. None means the default model."""
         wanted = self.default_model if name is None else name

@@ -132,11 +132,18 @@ MODEL_PINNED = _refused(
     "a pinned model was to be unloaded",
     should_retry=False,
 )
+CATALOGUE_REFUSED = _refused(
+    409,
+    "catalogue_refused",
+    "models.yaml is not taken over, and the one before stays in force: {problems}",
+    "models.yaml was to be read again, and something in it is wrong",
+    should_retry=False,
+)
 RECEIVE_TIMEOUT = _refused(
     408,
     "request_timeout",
-    "The request body did not arrive within {seconds:g} seconds.",
-    "the body came too slowly",
+    "The request did not arrive within {seconds:g} seconds.",
+    "the head or the body came too slowly",
     should_retry=False,
 )
 FILE_EXPIRED = _refused(

@@ -140,6 +140,12 @@ def model_pinned(model: str) -> SafelightError:
     return SafelightError(error_table.MODEL_PINNED, "model", model=model)
 
 
+def catalogue_refused(problems: Iterable[str]) -> SafelightError:
+    """problems: sentences that may hold a file's own words."""
+    told = "; ".join(problem.encode("unicode_escape").decode("ascii") for problem in problems)
+    return SafelightError(error_table.CATALOGUE_REFUSED, problems=told)
+
+
 def forbidden_origin(origin: str) -> SafelightError:
     return SafelightError(error_table.FORBIDDEN_ORIGIN, origin=quoted(origin))
 
@@ -230,7 +236,8 @@ def backend_unavailable() -> SafelightError:
 
 
 def unknown_route(method: str, path: str) -> SafelightError:
-    return SafelightError(error_table.UNKNOWN_ROUTE, method=method, path=quoted(path))
+    shown = method if is_showable(method) else quoted(method)
+    return SafelightError(error_table.UNKNOWN_ROUTE, method=shown, path=quoted(path))
 
 
 def method_not_allowed(method: str, allowed: str) -> SafelightError:

@@ -21,8 +21,8 @@ from server.core.errors import did_you_mean
 from server.core.request import ResponseFormat
 
 PREFIX = "SAFELIGHT_"
-# Read by the scripts, by `safelight draw` and, in tests, by the worker; not by the server.
-FOREIGN_VARIABLES = {"SAFELIGHT_VENV", "SAFELIGHT_PYTHON", "SAFELIGHT_FAULTS", "SAFELIGHT_SERVER", "SAFELIGHT_KEY"}
+# Read by the scripts, by `safelight draw` and, in tests, by the worker and the root of the server; no settings.
+FOREIGN_VARIABLES = {f"{PREFIX}{name}" for name in ("VENV", "PYTHON", "FAULTS", "LEAKS", "SERVER", "KEY")}
 # What libraries ask before they ask a hub. In the environment of every process that an offline server starts.
 OFFLINE_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -218,6 +218,12 @@ class Settings(BaseSettings):
     )
     worker_silence_seconds: float = Field(
         default=10.0, ge=2, description="A worker without a sign of life for so long is replaced."
+    )
+    step_timeout_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="No step counts as hung that takes less; one of known work may take 10 times its slowest.",
     )
     drain_seconds: int = Field(
         default=10, ge=0, description="How long begun pictures may finish after SIGTERM, here and at providers."

@@ -1,8 +1,9 @@
 """Gives jobs to the workers, one for each device: each job ends exactly once, with a picture or with an error.
 
 Knows jobs and lanes; knows no HTTP.
-Invariant: a job leaves `_pending` at the moment its future is settled, and never otherwise. A job that had begun when
-its worker died is drawn once more, with the same seed; when that worker dies too, the job is refused.
+Invariant: a job leaves `_pending` at the moment its future is settled, and never otherwise. When a worker dies, those
+whose work item was the last are suspected; they are drawn once more, with the same seed, one after the other and in
+work items of their own, so that a second death has only one to blame: that one is refused. All others go on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from pipelines.messages import (
     Cancel,
     Cancelled,
@@ -22,12 +25,14 @@ from pipelines.messages import (
     Image,
     Load,
     ModelReport,
+    ModelSpec,
     ModelState,
     Pin,
     Preview,
     Progress,
     Queued,
     Refused,
+    Serve,
     Started,
     Submit,
     Unload,
@@ -36,12 +41,13 @@ from pipelines.messages import (
 from pipelines.pace import Pace
 from server.core import errors
 from server.core.current import CURRENT
+from server.core.worker_names import id_of
 from server.dispatch.lane import Lane
 from server.dispatch.placement import Choice, choose
 from server.dispatch.worker_process import WorkerSettings
 
 log = logging.getLogger("safelight.dispatch")
-MAX_BEGINNINGS = 2
+MAX_DEATHS = 2
 # Starts in a row without a Ready, after which waiting jobs are refused rather than kept for ever.
 HOPELESS_STARTS = 3
 # What a picture is taken to need of a model that has drawn nothing yet.
@@ -53,15 +59,16 @@ STATES: tuple[ModelState, ...] = ("device", "loading", "host", "disk", "failed",
 @dataclass(slots=True)
 class _Pending:
     """A job whose caller waits, with about how much work it is. `listen` hears of its way. lane: whose worker has it;
-    None while no worker is there. `beginnings` counts the workers that have begun with it. since_seconds: when it came,
-    on the loop's clock. request_id: for log lines."""
+    None while no worker is there, and while another suspect has its turn. deaths: of workers that it was part of.
+    since_seconds: when it came, on the loop's clock. request_id: for log lines."""
 
     submit: Submit
     future: asyncio.Future[Image | Refused]
     work: float
     listen: Callable[[Event], None]
     lane: Lane | None = None
-    beginnings: int = 0
+    has_begun: bool = False
+    deaths: int = 0
     since_seconds: float = 0.0
     request_id: str | None = None
 
@@ -95,7 +102,7 @@ class Dispatcher:
         """Take no more jobs, refuse those that have not begun, and the rest when the drain time is over."""
         self.is_draining = True
         for job_id, pending in list(self._pending.items()):
-            if pending.beginnings == 0:
+            if not pending.has_begun:
                 self._refuse(job_id, errors.shutting_down())
         asyncio.get_running_loop().call_later(self._drain_seconds, self._refuse_all, errors.shutting_down())
 
@@ -104,6 +111,19 @@ class Dispatcher:
         self.is_draining = True
         await asyncio.gather(*(lane.stop() for lane in self.lanes))
         self._refuse_all(errors.shutting_down())
+
+    def kill(self) -> None:
+        """End the workers without a word; returns at once."""
+        for lane in self.lanes:
+            lane.kill()
+
+    def serve(
+        self, models: tuple[ModelSpec, ...], leaving: tuple[ModelSpec, ...], never_together: tuple[tuple[str, ...], ...]
+    ) -> None:
+        """Other models from now on, in all workers. leaving: those that jobs may still ask for."""
+        self._families |= {spec.id: spec.family for spec in (*models, *leaving)}
+        for lane in self.lanes:
+            lane.serve(Serve(models, leaving, never_together))
 
     def reports(self, model: str) -> list[ModelReport]:
         """What the workers say of the model, those first that could serve it soonest."""
@@ -140,10 +160,10 @@ class Dispatcher:
     def place_of(self, job_id: str) -> int:
         """How many jobs that were accepted earlier have not begun either; 0 for one that has begun."""
         own = self._pending.get(job_id)
-        if own is None or own.beginnings:
+        if own is None or own.has_begun:
             return 0
         earlier = itertools.takewhile(lambda pending: pending is not own, self._pending.values())
-        return sum(pending.beginnings == 0 for pending in earlier)
+        return sum(not pending.has_begun for pending in earlier)
 
     @property
     def max_waiting(self) -> int:
@@ -151,12 +171,12 @@ class Dispatcher:
 
     def counts(self) -> Counter[tuple[str, bool]]:
         """How many jobs there are by model, and by whether a worker has begun with them."""
-        return Counter((pending.submit.model, pending.beginnings > 0) for pending in self._pending.values())
+        return Counter((id_of(pending.submit.model), pending.has_begun) for pending in self._pending.values())
 
     def oldest_wait_seconds(self, now_seconds: float) -> float:
         """How long the job waits that has waited longest without a beginning; 0 if none does. now: on the loop's
         clock."""
-        since = [pending.since_seconds for pending in self._pending.values() if not pending.beginnings]
+        since = [pending.since_seconds for pending in self._pending.values() if not pending.has_begun]
         return max(0.0, now_seconds - min(since)) if since else 0.0
 
     def _work_of(self, submit: Submit) -> float:
@@ -185,7 +205,7 @@ class Dispatcher:
     def unload(self, model: str) -> None:
         """Let the model go from every device, once no job works with it. Raises SafelightError when it is pinned."""
         if any(report.is_pinned for report in self.reports(model)):
-            raise errors.model_pinned(model)
+            raise errors.model_pinned(id_of(model))
         for lane in self.lanes:
             lane.send(Unload(model))
 
@@ -218,45 +238,68 @@ class Dispatcher:
         return sum(UNKNOWN_SECONDS if seconds is None else seconds for seconds in known)
 
     def _place(self, pending: _Pending) -> None:
-        """Give the job to a worker; with none there, it waits for the next that is ready."""
+        """Give the job to a worker; with none there, it waits for the next that is ready. Suspects take turns."""
         pending.lane = None
-        pending.lane = self._choose(pending.submit.model)
-        if pending.lane is not None:
-            pending.lane.send(pending.submit)
+        lane = self._choose(pending.submit.model)
+        if lane is None or (pending.deaths and self._has_suspect(lane)):
+            return
+        pending.lane = lane
+        lane.send(msgspec.structs.replace(pending.submit, runs_alone=pending.deaths > 0))
+
+    def _place_waiting(self) -> None:
+        for pending in self._pending.values():
+            if pending.lane is None:
+                self._place(pending)
+
+    def _has_suspect(self, lane: Lane) -> bool:
+        return any(pending.deaths and pending.lane is lane for pending in self._pending.values())
 
     def _forget(self, job_id: str) -> None:
         """Drop a job whose caller has gone."""
         pending = self._pending.pop(job_id, None)
         if pending is not None and pending.lane is not None:
             pending.lane.send(Cancel(job_id))
+        if pending is not None and pending.deaths:
+            self._place_waiting()
 
     def on_ready(self, lane: Lane) -> None:
         log.info("worker ready", extra={"pid": lane.pid, "device": lane.device})
         self.is_ready.set()
-        for pending in self._pending.values():
-            if pending.lane is None:
-                self._place(pending)
+        self._place_waiting()
 
     def on_end(self, lane: Lane, failed_starts: int) -> None:
-        """Refuse the jobs that two workers have died on; the others go to another worker, or wait for the next."""
+        """Refuse the jobs that two workers have died of; the others go to another worker, or wait for the next."""
         if not any(one.is_ready for one in self.lanes):
             self.is_ready.clear()
             if failed_starts >= HOPELESS_STARTS:
                 self._refuse_all(errors.worker_unavailable())
-        for job_id, pending in list(self._pending.items()):
-            if pending.lane is not lane:
-                continue
-            if pending.beginnings >= MAX_BEGINNINGS:
-                self._settle(job_id, errors.worker_lost())
-            else:
-                self.redrawn += pending.beginnings > 0
-                self._place(pending)
+        bereft = [job_id for job_id, pending in self._pending.items() if pending.lane is lane]
+        for job_id in bereft:
+            self._pending[job_id].lane = None
+        for job_id in self._suspects(lane, bereft):
+            self._pending[job_id].deaths += 1
+        for job_id in bereft:
+            if self._pending[job_id].deaths >= MAX_DEATHS:
+                log.error("job refused, as two workers died of it", extra={"job": job_id})
+                self._end(job_id, errors.worker_lost())
+        self.redrawn += sum(self._pending[job_id].has_begun for job_id in bereft if job_id in self._pending)
+        self._place_waiting()
+
+    def _suspects(self, lane: Lane, bereft: Sequence[str]) -> list[str]:
+        """Of the jobs that lost this lane's worker: those in its last work item, and those that a model was loaded for
+        just then."""
+        loading = [
+            job_id
+            for job_id in bereft
+            if self._pending[job_id].has_begun and self._pending[job_id].submit.model in lane.loading
+        ]
+        return [job_id for job_id in bereft if job_id in lane.in_work or job_id in loading]
 
     def on_event(self, event: Event) -> None:
         match event:
             case Started(job_id=job_id):
                 if job_id in self._pending:
-                    self._pending[job_id].beginnings += 1
+                    self._pending[job_id].has_begun = True
             case Queued(job_id=job_id) | Progress(job_id=job_id) | Preview(job_id=job_id):
                 if job_id in self._pending:
                     self._pending[job_id].listen(event)
@@ -286,7 +329,7 @@ class Dispatcher:
         if pending is None:
             return
         if event.code == "model_unavailable":
-            error = errors.model_unavailable(pending.submit.model)
+            error = errors.model_unavailable(id_of(pending.submit.model))
         elif event.code == "adapter_unavailable":
             error = errors.adapter_unavailable(event.message)
         elif event.code == "control_unavailable":
@@ -300,13 +343,19 @@ class Dispatcher:
         self._settle(event.job_id, error)
 
     def _settle(self, job_id: str, outcome: Image | Refused | errors.SafelightError) -> None:
+        pending = self._end(job_id, outcome)
+        if pending is not None and pending.deaths:  # another suspect's turn
+            self._place_waiting()
+
+    def _end(self, job_id: str, outcome: Image | Refused | errors.SafelightError) -> _Pending | None:
         pending = self._pending.pop(job_id, None)
         if pending is None or pending.future.done():
-            return
+            return pending
         if isinstance(outcome, errors.SafelightError):
             pending.future.set_exception(outcome)
         else:
             pending.future.set_result(outcome)
+        return pending
 
     def _refuse_all(self, error: errors.SafelightError) -> None:
         for job_id in list(self._pending):

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+import time
+from dataclasses import replace
+from typing import Literal, Protocol
 
-from pipelines.messages import Command, Event, Figures, ModelReport, Ready, Residency
+import msgspec
+
+from pipelines.messages import Command, Event, Figures, ModelReport, Ready, Residency, Serve, Working
 from server.dispatch.totals import Totals
 from server.dispatch.worker_process import WorkerProcess, WorkerSettings
 
 log = logging.getLogger("safelight.dispatch")
+# A worker gives a sign of life twice a second. One that does not for so long cannot be counted on.
+QUIET_SECONDS = 4.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
 
 
@@ -29,24 +35,39 @@ class Listener(Protocol):
 class Lane:
     """Call `start` once, `stop` once. models: the last reports, by id; empty until a worker was ready for the first
     time. restarts: how many workers were replaced. device: as the worker calls it. totals: what all its workers have
-    counted."""
+    counted. in_work: the jobs whose work item was the last that was begun."""
 
     def __init__(self, settings: WorkerSettings, listener: Listener) -> None:
         self._settings, self._listener = settings, listener
         self._worker: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._serve: Serve | None = None
+        self._heard_seconds = 0.0
         self.is_ready = False
         self.device: str | None = None
         self.pid: int | None = None
         self.restarts = 0
         self.models: dict[str, ModelReport] = {}
         self.totals = Totals()
+        self.in_work: tuple[str, ...] = ()
 
     @property
     def asked_device(self) -> str:
         """As the settings call it."""
         return self._settings.device
+
+    @property
+    def state(self) -> Literal["ready", "silent", "starting"]:
+        """silent: it was ready, and has given no sign of life for long; it may come back, or be replaced."""
+        if not self.is_ready:
+            return "starting"
+        return "ready" if time.monotonic() - self._heard_seconds < QUIET_SECONDS else "silent"
+
+    @property
+    def loading(self) -> frozenset[str]:
+        """The models that are on their way to the device."""
+        return frozenset(model for model, report in self.models.items() if report.state == "loading")
 
     def start(self) -> None:
         """Begin to keep a worker alive; returns at once."""
@@ -65,6 +86,21 @@ class Lane:
         if self._worker is not None and self.is_ready:
             self._worker.send(command)
 
+    def serve(self, command: Serve) -> None:
+        """Other models from now on, for this worker and for those that follow it."""
+        options = msgspec.structs.replace(self._settings.options, never_together=command.never_together)
+        models = (*command.models, *command.leaving)
+        self._settings, self._serve = replace(self._settings, models=models, options=options), command
+        self.send(command)
+
+    def kill(self) -> None:
+        """End the worker without a word; returns at once. The next one is not started."""
+        self._is_stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._worker is not None:
+            self._worker.kill()
+
     async def _keep_alive(self) -> None:
         """Start a worker, follow it to its end, and start the next, more slowly the more often none gets ready."""
         failed_starts = 0
@@ -80,10 +116,11 @@ class Lane:
         worker = WorkerProcess(self._settings)
         was_ready = False
         try:
-            self._worker = worker
+            self._worker, self.in_work = worker, ()
             await worker.start()
             self.pid = worker.pid
             async for event in worker.events():
+                self._heard_seconds = time.monotonic()
                 was_ready = was_ready or isinstance(event, Ready)
                 self._take(event)
         except Exception:  # whatever one worker's life ends with, the next one must begin
@@ -99,12 +136,16 @@ class Lane:
         match event:
             case Ready(device=device, models=models):
                 self.is_ready, self.device = True, device
+                if self._serve is not None:  # it may have been started before that was said
+                    self.send(self._serve)
                 self._hear(models)
                 self._listener.on_ready(self)
             case Residency(models=models):
                 self._hear(models)
             case Figures():
                 self.totals.take(event)
+            case Working(job_ids=job_ids):
+                self.in_work = job_ids
             case _:
                 self._listener.on_event(event)
 

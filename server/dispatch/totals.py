@@ -12,6 +12,7 @@ import msgspec
 
 from pipelines.figures import DeviceMemory, ModelFigures, WorkFigures, WorkKind
 from pipelines.messages import Figures
+from server.core.worker_names import id_of
 
 Key = tuple[str, WorkKind, int]
 # What is true of a moment and goes with the worker; the rest are sums.
@@ -30,7 +31,7 @@ class Totals:
 
     def take(self, figures: Figures) -> None:
         """What the worker that is there says now."""
-        self._told, self.memory = figures, figures.memory
+        self._told, self.memory = _by_id(figures), figures.memory
 
     def end(self) -> None:
         """The worker is gone: the next one counts from 0."""
@@ -57,6 +58,21 @@ class Totals:
             past = summed.get(one.model)
             summed[one.model] = one if past is None else _sum_of_model(past, one)
         return list(summed.values())
+
+
+def _by_id(figures: Figures) -> Figures:
+    """Under the ids of models.yaml: what a worker did under several names of a model is added up."""
+    work: dict[Key, WorkFigures] = {}
+    for one in figures.work:
+        named = msgspec.structs.replace(one, model=id_of(one.model))
+        past = work.get(_key(named))
+        work[_key(named)] = named if past is None else _sum_of_work(past, named)
+    models: dict[str, ModelFigures] = {}
+    for each in figures.models:
+        same = msgspec.structs.replace(each, model=id_of(each.model))
+        before = models.get(same.model)
+        models[same.model] = same if before is None else _sum_of_model(before, same)
+    return msgspec.structs.replace(figures, work=tuple(work.values()), models=tuple(models.values()))
 
 
 def _key(figures: WorkFigures) -> Key:

@@ -7,6 +7,7 @@ Invariant: when `run` returns, the process is gone, whatever became of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -21,12 +22,13 @@ from pipelines.messages import (
     EngineOptions,
     Event,
     FramingError,
+    Hung,
     ModelSpec,
     Shutdown,
     Start,
     frame_length,
+    to_body,
     to_event,
-    to_frame,
 )
 
 log = logging.getLogger("safelight.worker")
@@ -93,16 +95,23 @@ class WorkerProcess:
     def send(self, command: Command) -> None:
         """Queue a command for the worker. One that is already gone takes nothing; its end shows in `events`."""
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(to_frame(command))
+            # Apart, as pictures are large and joining copies them.
+            body = to_body(command)
+            self._writer.write(FRAME_HEADER.pack(len(body)))
+            self._writer.write(body)
 
     async def events(self) -> AsyncIterator[Event]:
-        """The worker's events, until it ends, falls silent, or talks nonsense; the reason is logged."""
+        """The worker's events, until it ends, falls silent, hangs, or talks nonsense; the reason is logged."""
         limit_seconds = START_SECONDS
         try:
             while True:
                 async with asyncio.timeout(limit_seconds):
                     event = await self._next_event()
                 limit_seconds = self._settings.silence_seconds
+                if isinstance(event, Hung):
+                    extra = {"pid": self.pid, "seconds": event.seconds, "limit_seconds": event.limit_seconds}
+                    log.error("worker hangs", extra=extra)
+                    return
                 yield event
         except TimeoutError:
             log.error("worker silent", extra={"pid": self.pid, "seconds": limit_seconds})  # noqa: TRY400
@@ -116,6 +125,13 @@ class WorkerProcess:
             raise ConnectionError
         length = frame_length(await self._reader.readexactly(FRAME_HEADER.size))
         return to_event(await self._reader.readexactly(length))
+
+    def kill(self) -> None:
+        """End the process without a word, and what it has written; returns at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        self._scratch.cleanup()
 
     async def stop(self) -> None:
         """End the process: politely first, then for certain. Safe to call twice."""

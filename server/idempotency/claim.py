@@ -31,10 +31,15 @@ class Claim:
 def claim_of(key_id: str | None, operation: str, key: str, values: Mapping[str, Any]) -> Claim:
     """key_id: the caller's; None where the server has no keys: then all share theirs. values: the body, parsed: JSON's
     values, and bytes where a form held files."""
+    return Claim(*place_of(key_id, operation, key), fingerprint_of(values))
+
+
+def place_of(key_id: str | None, operation: str, key: str) -> tuple[str, str]:
+    """A claim's caller and key, whatever the body."""
     caller, scope = hashlib.sha256(), hashlib.sha256()
     _add(caller, key_id)
     _add(scope, [key_id, operation, key])
-    return Claim(caller.hexdigest(), scope.hexdigest(), fingerprint_of(values))
+    return caller.hexdigest(), scope.hexdigest()
 
 
 def fingerprint_of(values: Mapping[str, Any]) -> bytes:

@@ -8,12 +8,12 @@ the last who waited for it has left, and everybody who is there sees the same en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.idempotency.claim import Claim
+from server.idempotency.claim import Claim, place_of
 from server.idempotency.shelf import Shelf
 
 # A client whose connection broke comes back within a second or two (openai-python and -node: after 0.5 s, then 1 s).
@@ -103,6 +103,10 @@ class Desk:
         """The work of this caller's key, whatever it is for."""
         found = self._under_way.get((claim.caller, claim.key))
         return None if found is None else found[0]
+
+    def is_under_way(self, key_id: str | None, operations: Iterable[str], key: str) -> bool:
+        """Whether this caller's key has work, of any of the operations."""
+        return any(place_of(key_id, operation, key) in self._under_way for operation in operations)
 
     def begin(self, claim: Claim, request_id: str, carry_out: Callable[[Work], Coroutine[Any, Any, None]]) -> Work:
         """carry_out: opens the work, tells what there is to tell, or raises; called at once, once."""

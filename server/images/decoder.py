@@ -44,7 +44,7 @@ from server.images.decoder_process import (
     Refused,
     param_of,
     to_answer,
-    to_body,
+    to_pieces,
     too_much,
 )
 from server.images.inputs import FittedImage, ImageInputs
@@ -255,10 +255,10 @@ class _Process:
     async def ask(self, question: Question, kind: type[A]) -> A | Refused:
         """Raises LOST. A caller who is cancelled leaves the process out of step."""
         self.is_in_step = False
-        body = to_body(question)
+        pieces = to_pieces(question)
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._connection, FRAME_HEADER.pack(len(body)))
-        await loop.sock_sendall(self._connection, body)
+        for piece in (FRAME_HEADER.pack(sum(map(len, pieces))), *pieces):
+            await loop.sock_sendall(self._connection, piece)
         return await self.receive(kind, Refused)
 
     async def receive(self, *kinds: type[A]) -> A:

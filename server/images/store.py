@@ -66,6 +66,10 @@ class ResultStore(Protocol):
         """How long it can still be read; 0 where it cannot. Quick; may be called on the event loop."""
         ...
 
+    def discard(self, name: str) -> None:
+        """Delete a file that nobody was told of. Raises OSError."""
+        ...
+
     def sweep(self) -> None:
         """Delete what has expired. Raises OSError when a file stays."""
         ...
@@ -155,6 +159,14 @@ class FileStore:
     def seconds_left(self, name: str) -> float:
         kept = self._kept.get(name)
         return 0.0 if kept is None else max(0.0, kept.expires - self._clock())
+
+    def discard(self, name: str) -> None:
+        """Delete a file that nobody was told of, and forget it. Raises OSError."""
+        kept = self._kept.get(name)
+        if kept is not None:
+            self._delete({name: kept})
+            with self._lock:
+                self._kept.pop(name, None)
 
     def sweep(self) -> None:
         """Delete what has expired; forget names that expired long ago. Raises OSError when a file stays."""

@@ -26,7 +26,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 
 from server.ledger.database import interrupt
-from server.ledger.problem import OUT_OF_RANGE, SILENT, LedgerProblem, LedgerRefusal, problem_of
+from server.ledger.diagnosis import problem_of
+from server.ledger.problem import OUT_OF_RANGE, SILENT, LedgerProblem, LedgerRefusal
 
 log = logging.getLogger("safelight.ledger")
 Result = TypeVar("Result")

@@ -16,9 +16,11 @@ from server.ledger import reading, writing
 from server.ledger.clerk import Clerk
 from server.ledger.database import CAPS_LOCK, MIGRATION_LOCK, Database, Patience
 from server.ledger.decisions import Decision
+from server.ledger.diagnosis import problem_of
 from server.ledger.entries import Attempt, AttemptEnd, Cursor, Entry, Excess, Page, Quota, Settlement, Used
 from server.ledger.migrate import bring_up_to_date
-from server.ledger.problem import NOT_OPEN, LedgerProblem, problem_of
+from server.ledger.problem import NOT_OPEN, LedgerProblem
+from server.ledger.pulse import Pulse
 from server.ledger.question import Group, Question, Sum
 from server.ledger.tally import Tally
 
@@ -43,6 +45,7 @@ class Ledger:
         self._writer: Clerk | None = None
         self._reader: Clerk | None = None
         self._tally = Tally()
+        self._pulse = Pulse(lambda: self._write(writing.touch))
 
     @property
     def commits(self) -> int:
@@ -73,6 +76,11 @@ class Ledger:
         for clerk in (reader, writer):  # whoever closes SQLite's file last tidies up
             if clerk is not None:
                 await asyncio.to_thread(clerk.stop, self._deadline_seconds)
+
+    async def problem(self) -> str | None:
+        """Why nothing can be written now, in words for anybody; None when it can. Answers within about a second, and
+        raises nothing."""
+        return await self._pulse.problem()
 
     async def reserve(self, entries: Sequence[Entry]) -> None:
         """All or none; durable when it returns."""

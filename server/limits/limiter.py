@@ -25,16 +25,27 @@ EVERYBODY, KEY_PREFIX = "server", "key:"
 
 @dataclass(slots=True)
 class Visit:
-    """One request that was let in. windows: those that it was counted in, or would have been."""
+    """One request that was let in. windows: those that it was counted in, or would have been. is_back: whether it may
+    hold a slot beyond the limits, as it comes for work that holds its own."""
 
     caller: Caller
     lease: Lease
     _slots: Slots
     windows: list[Window] = field(default_factory=list)
+    is_back: bool = False
 
     def leave(self) -> None:
         """Give back its slots. A second time nothing happens."""
         self._slots.free(self.lease)
+
+    def handed_over(self) -> Visit:
+        """For work that outlives its request: the slots are its own from now on, and it has to leave by itself. A slot
+        beyond the limits is given back: who draws after all takes all of its slots within them."""
+        lease, self.lease = self.lease, Lease(())
+        if self.is_back:
+            self._slots.free(lease)
+            lease = Lease(lease.bounds)
+        return Visit(self.caller, lease, self._slots, self.windows)
 
 
 class Limiter:
@@ -52,13 +63,14 @@ class Limiter:
         if self._shared is not None:
             await self._shared.close()
 
-    async def enter(self, caller: Caller) -> Visit:
+    async def enter(self, caller: Caller, *, is_back: bool = False) -> Visit:
         """One slot and one request of the minute, before anything is known of its pictures. Whoever gets a visit has to
-        leave. Raises SafelightError, whose headers tell how the windows stand."""
-        visit = Visit(caller, Lease(tuple(self._bounds(caller))), self.slots)
+        leave. is_back: whether work is under way that it comes for; then one may be there beyond the limits. Raises
+        SafelightError, whose headers tell how the windows stand."""
+        visit = Visit(caller, Lease(tuple(self._bounds(caller))), self.slots, is_back=is_back)
         windows = self._windows(caller, "requests")
         try:
-            await self._take_slots(visit, 1, windows)
+            await self._take_slots(visit, 1, windows, beyond=int(is_back))
             await self._take_rate(visit, windows, 1)
         except BaseException:
             visit.leave()
@@ -77,8 +89,8 @@ class Limiter:
         """How its windows stand, for its answer. Asked for when the answer begins: no decision waits for it."""
         return headers_of(await self._rates.views(visit.windows)) if visit.windows else {}
 
-    async def _take_slots(self, visit: Visit, count: int, windows: list[Window]) -> None:
-        full = await self.slots.take(visit.lease, count)
+    async def _take_slots(self, visit: Visit, count: int, windows: list[Window], beyond: int = 0) -> None:
+        full = await self.slots.take(visit.lease, count, beyond)
         if full is not None:
             error = errors.too_many_at_once(_whose(full.owner), full.most)
             raise await self._told(error, visit, windows)

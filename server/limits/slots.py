@@ -92,15 +92,16 @@ class Slots:
         """By this server's requests."""
         return self._held[owner]
 
-    async def take(self, lease: Lease, count: int) -> Bound | None:
-        """So many slots more for the lease, or the bound that has no room for them; then the lease is as before."""
-        full = next((bound for bound in lease.bounds if self._held[bound.owner] + count > bound.most), None)
+    async def take(self, lease: Lease, count: int, beyond: int = 0) -> Bound | None:
+        """So many slots more for the lease, or the bound that has no room for them; then the lease is as before.
+        beyond: so many more than its bounds there may be."""
+        full = next((bound for bound in lease.bounds if self._held[bound.owner] + count > bound.most + beyond), None)
         if full is not None or not lease.bounds:
             return full
         first = lease.count
         self._count(lease, count)
         try:
-            full = await self._take_together(lease, first)
+            full = await self._take_together(lease, first, beyond)
         except BaseException:
             self.free(lease)
             raise
@@ -128,11 +129,11 @@ class Slots:
             if not self._held[bound.owner]:
                 del self._held[bound.owner]
 
-    async def _take_together(self, lease: Lease, first: int) -> Bound | None:
+    async def _take_together(self, lease: Lease, first: int, beyond: int) -> Bound | None:
         if self._shared is None or self._take_script is None:
             return None
         script, keys = self._take_script, [bound.key for bound in lease.bounds]
-        mosts = [bound.most for bound in lease.bounds]
+        mosts = [bound.most + beyond for bound in lease.bounds]
         arguments: list[str | int] = [self._lease_seconds, len(mosts), *mosts, *lease.members(first)]
         try:
             place: int = await self._shared.ask(lambda: script(keys, arguments))

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import msgspec
 from prometheus_client.metrics_core import Metric
 
 from pipelines.figures import ROWS_BOUNDS, WorkFigures, WorkKind
 from pipelines.messages import ModelReport, ModelState
+from server.core.worker_names import id_of
 from server.dispatch.lane import Lane
 from server.dispatch.totals import Totals
 from server.metrics import table
@@ -42,7 +44,17 @@ class LaneView:
 def view_of(place: int, lane: Lane) -> LaneView:
     """Quick: only references are taken."""
     device = lane.device or lane.asked_device
-    return LaneView(str(place), device, lane.is_ready, lane.restarts, lane.totals.frozen(), lane.models)
+    return LaneView(str(place), device, lane.is_ready, lane.restarts, lane.totals.frozen(), _by_id(lane.models))
+
+
+def _by_id(reports: Mapping[str, ModelReport]) -> dict[str, ModelReport]:
+    """Under the ids of models.yaml. Of a model that was changed, and whose older form still leaves, the newest."""
+    return {id_of(name): msgspec.structs.replace(reports[name], id=id_of(name)) for name in sorted(reports, key=_age)}
+
+
+def _age(worker_name: str) -> tuple[int, str]:
+    """Newer names sort behind older ones of the same model: their numbers are larger."""
+    return len(worker_name), worker_name
 
 
 def families(lanes: Sequence[LaneView]) -> list[Metric]:

@@ -10,13 +10,14 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
+from copy import copy
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from server.core import errors
 from server.core.caller import Caller
 from server.core.observer import DEAF, Observer
-from server.core.providers import Target
+from server.core.providers import BackendEntry, Target
 from server.core.request import ImageRequest, LocalRequest, RemoteRequest
 from server.core.tracing import hop
 from server.ledger.entries import Attempt, AttemptEnd, Entry, Excess, Outcome, Quota, Settlement
@@ -42,7 +43,13 @@ class Accounts:
         observer: Observer = DEAF,
     ) -> None:
         self._ledger, self._work_units_per_day, self._observer = ledger, work_units_per_day, observer
-        self._caps = {backend: microusd(usd) for backend, usd in caps_usd.items()}
+        self._caps = _in_micro(caps_usd)
+
+    def with_caps(self, caps_usd: Mapping[str | None, float]) -> Accounts:
+        """The same books under other limits."""
+        other = copy(self)
+        other._caps = _in_micro(caps_usd)
+        return other
 
     @property
     def caps_usd(self) -> dict[str | None, float]:
@@ -190,6 +197,18 @@ def _check_excess(excess: Excess | None, entries: list[Entry]) -> None:
         needed = sum(entry.reserved_microusd for entry in entries) / MICRO
         what = "USD"
     raise errors.quota_used_up(whose, what, f"{used:,.15g}", f"{limit:,.15g}", f"{needed:,.15g}")
+
+
+def caps_usd(backends: Mapping[str, BackendEntry], daily_usd: float | None) -> dict[str | None, float]:
+    """What may be spent in a day, as Accounts takes it. daily_usd: by all backends together."""
+    caps: dict[str | None, float] = {
+        name: entry.daily_usd for name, entry in backends.items() if entry.daily_usd is not None
+    }
+    return caps if daily_usd is None else {**caps, None: daily_usd}
+
+
+def _in_micro(caps: Mapping[str | None, float]) -> dict[str | None, int]:
+    return {backend: microusd(usd) for backend, usd in caps.items()}
 
 
 def work_units(request: ImageRequest) -> float:

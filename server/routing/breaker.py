@@ -63,6 +63,11 @@ class Breakers:
         if state is not None:
             state.is_probing = False
 
+    def forget(self, backend: str) -> None:
+        """It is another one now, though its name is the same."""
+        for target in [target for target in self._states if target.backend == backend]:
+            del self._states[target]
+
     def failed(self, target: Target, strain: Strain, now_seconds: float) -> None:
         if strain == "none":
             self.abandoned(target)

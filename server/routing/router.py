@@ -28,6 +28,7 @@ from server.core.tracing import hop
 from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
 from server.routing.breaker import Breakers
+from server.routing.calls import Calls
 from server.routing.choice import Prospect, Weights, ranked, reason_of, told
 from server.routing.closing import Closing
 from server.routing.journey import OK, Candidate, Course, Journey, Served, Try
@@ -41,6 +42,13 @@ MAX_ATTEMPTS, OK_STATUS = 2, 200
 TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
 OnPicture = Callable[[int, Picture, ImageRequest], None]
+
+
+Deliver = Callable[[Served], Awaitable[None]]
+
+
+async def undelivered(_: Served) -> None:
+    """The pictures were told one by one, or need no more than to be handed back."""
 
 
 def unmoved(_: int, __: Picture, ___: ImageRequest) -> None:
@@ -76,25 +84,26 @@ class Router:
     breakers: Breakers = field(default_factory=Breakers)
     closing: Closing = field(default_factory=Closing)
     telling: Telling = field(default_factory=Telling)
-    # The calls to providers under way, and when they end if the server stops.
-    _calls: set[asyncio.Timeout] = field(default_factory=set)
-    _ends_at: float | None = None
+    calls: Calls = field(default_factory=Calls)
 
     async def draw(
         self,
         journey: Journey,
         listener_of: Callable[[int], Listener | None] = deaf,
         on_picture: OnPicture = unmoved,
+        deliver: Deliver = undelivered,
     ) -> Served:
-        """Raises SafelightError, whose headers tell who was asked."""
+        """Raises SafelightError, whose headers tell who was asked. deliver: makes the answer ready; where it cannot,
+        the books say that the request failed."""
         began_seconds = time.monotonic()
-        if self._ends_at is not None:
+        if self.calls.are_ending:
             raise errors.shutting_down()
         ranking = self.ranked(journey)
         await self.accounts.open(journey, _most_usd(ranking))
         course = Course(told(ranking, self.weights))
         try:
             served = await self._served(journey, ranking, course, _Turn(on_picture, listener_of))
+            await _delivered(served, deliver)
         except BaseException as failure:
             self.telling.ended(journey, course, failure, time.monotonic() - began_seconds)
             await self._ended(journey, course, failure, _ms_since(began_seconds))
@@ -116,9 +125,7 @@ class Router:
 
     def drain(self, seconds: float) -> None:
         """Take no more requests, and refuse what providers have not drawn by then."""
-        self._ends_at = asyncio.get_running_loop().time() + seconds
-        for call in self._calls:
-            call.reschedule(self._ends_at)
+        self.calls.drain(seconds)
 
     async def finish(self) -> None:
         """Wait until the books of those who went away are kept."""
@@ -242,17 +249,8 @@ class Router:
         backend = self.backends[target.backend]
         if target not in self.upstreams:
             return await _in_time(backend.draw(order, ears), order.patience_seconds)
-        try:
-            async with asyncio.timeout_at(self._ends_at) as call:
-                self._calls.add(call)
-                try:
-                    return await backend.draw(order, ears)
-                finally:
-                    self._calls.discard(call)
-        except TimeoutError:
-            if not call.expired():
-                raise
-            raise errors.shutting_down() from None
+        async with self.calls.one():
+            return await backend.draw(order, ears)
 
     def _end(self, attempt_id: str | None, cause: str | None, status: int | None, ms: int, usd: float) -> None:
         """Before the entries' settlement, with which it shares a commit."""
@@ -299,6 +297,14 @@ class Router:
             await self.closing.now(partial(ended, "failed", "internal_error", course.asked, usd, ms))
         else:
             self.closing.beside(partial(ended, "cancelled", None, course.asked, usd, ms))
+
+
+async def _delivered(served: Served, deliver: Deliver) -> None:
+    try:
+        await deliver(served)
+    except BaseException:
+        served.course.wasted_usd += served.drawn.cost_usd
+        raise
 
 
 def _lost_usd(failure: SafelightError | Trouble, reserved_usd: float) -> float:

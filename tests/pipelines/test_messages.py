@@ -53,6 +53,7 @@ COMMANDS: list[Command] = [
     messages.Load("demo-sdxl"),
     messages.Unload("demo-sdxl"),
     messages.Pin("demo-sdxl", is_pinned=True),
+    messages.Serve((messages.ModelSpec("b@2", "flux", "/models/b"),), (), (("a", "b@2"),)),
     messages.Shutdown(),
 ]
 EVENTS: list[Event] = [
@@ -65,6 +66,8 @@ EVENTS: list[Event] = [
         DeviceMemory(8_000_000_000, 5_000_000_000),
     ),
     messages.Figures(),
+    messages.Working(("job_1", "job_2")),
+    messages.Hung(("job_1",), 31.5, 30.0),
     messages.Queued("job_1", 3),
     messages.Started("job_1"),
     messages.Progress("job_1", 3, 16),

@@ -32,6 +32,7 @@ from pipelines.messages import (
     Progress,
     Queued,
     Started,
+    Working,
 )
 from tests.pipelines.conftest import Checkpoint
 from tests.pipelines.engine_runs import Engine, submit
@@ -55,8 +56,9 @@ def failure(ends: list[Event]) -> Failed:
 def test_a_job_is_queued_started_followed_and_settled(tiny: Mapping[str, Checkpoint]) -> None:
     engine = Engine(tiny)
     engine.draw([submit("a", wants_progress=True)])
-    assert engine.events[:4] == [Queued("a", 0), Started("a"), Progress("a", 1, 2), Progress("a", 2, 2)]
-    (image,) = engine.events[4:]
+    way = [Queued("a", 0), Started("a"), Working(("a",)), Progress("a", 1, 2), Progress("a", 2, 2)]
+    assert engine.events[:5] == way
+    (image,) = engine.events[5:]
     assert isinstance(image, Image)
     assert image.file.startswith(b"\x89PNG")
 

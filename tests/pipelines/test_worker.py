@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from pipelines.messages import (
     Cancelled,
     Command,
     DrawParams,
+    EngineOptions,
     Event,
     Failed,
     Figures,
     Heartbeat,
+    Hung,
     Image,
     ModelSpec,
     Progress,
@@ -39,12 +42,14 @@ DEMO_FOLDER = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "demo
 class Worker:
     """A worker process and our end of its socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         self._ours, theirs = socket.socketpair()
         self._ours.settimeout(120)
         with theirs:
             command = [sys.executable, "-m", "pipelines.worker", str(theirs.fileno())]
-            self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+            )
 
     def send(self, command: Command) -> None:
         self._ours.sendall(to_frame(command))
@@ -110,6 +115,24 @@ def test_it_reports_its_models_then_draws(worker: Worker) -> None:
     worker.send(job("a"))
     events = worker.receive_until(Image)
     assert [(event.step, event.steps) for event in events if isinstance(event, Progress)] == [(1, 2), (2, 2)]
+
+
+def test_a_step_that_does_not_come_back_is_told_while_the_process_lives() -> None:
+    worker = Worker(SAFELIGHT_FAULTS='[{"kind": "hang", "seed": 5, "step": 2}]')
+    options = EngineOptions(step_timeout_seconds=1.0)
+    spec = ModelSpec("demo", "sdxl", str(DEMO_FOLDER))
+    worker.send(Start((spec,), "cpu", 1, heartbeat_seconds=0.1, options=options))
+    worker.send(job("quick"))
+    worker.receive_until(Image)  # so that it is known how long such a step takes
+    worker.send(job("stuck", steps=4))
+    hung = worker.receive_until(Hung)[-1]
+    assert isinstance(hung, Hung)
+    assert hung.job_ids == ("stuck",)
+    assert hung.limit_seconds < hung.seconds < hung.limit_seconds + 5
+    assert worker.receive(heartbeats=True)
+    worker.process.kill()
+    worker.process.wait()
+    worker.close()
 
 
 def test_it_goes_on_after_a_job_that_fails(worker: Worker) -> None:

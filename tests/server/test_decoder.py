@@ -39,6 +39,8 @@ from server.images.decoder_process import (
     Refused,
     to_answer,
     to_body,
+    to_pieces,
+    to_question,
 )
 from server.images.inputs import ImageInputs, fit
 from tests.server.picture_files import BLACK, BLUE, RED, WHITE, animation, bomb, file_of, halves, plain, png, slow_jpeg
@@ -578,6 +580,12 @@ def ask_large(size: Size | None = None) -> FitImage:
 def test_a_process_ends_in_peace_when_its_server_hangs_up(conversation: Conversation) -> None:
     conversation.socket.close()
     assert conversation.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 70_000])
+def test_a_question_in_pieces_is_the_question(length: int) -> None:
+    question = FitImage(bytes(length), Size(64, 64), "{}")
+    assert to_question(b"".join(to_pieces(question))) == question
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"{}", to_body(Ready()), to_body(Refused("x"))])

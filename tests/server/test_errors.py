@@ -29,6 +29,7 @@ EVERY_ERROR = {
     "insufficient_permissions": errors.insufficient_permissions("admin"),
     "model_unavailable": errors.model_unavailable("demo-sdxl"),
     "model_pinned": errors.model_pinned("demo-sdxl"),
+    "catalogue_refused": errors.catalogue_refused(["models.yaml:1: models: unknown key."]),
     "forbidden_origin": errors.forbidden_origin(HOSTILE),
     "foreign_usage": errors.foreign_usage(),
     "adapter_unavailable": errors.adapter_unavailable("The adapter 'brush' cannot be used: it is damaged."),

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from pipelines.messages import DrawParams, Event, Image, Submit
+from pipelines.messages import DrawParams, Event, Image, ModelReport, Submit
 from server.access.door import OPEN_DOOR
 from server.api import pictures
 from server.api.envelope import Edge, install_handlers
@@ -28,6 +28,7 @@ from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy
 from server.images.store import FileStore
 from server.ledger.ledger import Ledger
+from server.routing.accounts import Accounts
 from tests.server.parts import local_backend, local_router, parse_locally
 from tests.server.picture_files import BLUE, RED, animation, bomb, file_of, halves, plain, text_of
 
@@ -58,6 +59,13 @@ class FakeDispatcher:
 
     def seconds_ahead(self, _: Sequence[Submit]) -> float:
         return self.ahead
+
+    def reports(self, _: str) -> list[ModelReport]:
+        """No worker has said anything yet."""
+        return []
+
+    def load(self, _: str) -> None:
+        raise errors.worker_unavailable()
 
     def check_room(self, count: int) -> None:
         if self.is_full:
@@ -145,6 +153,19 @@ def test_image_mask_strength_and_sampler_reach_the_worker(app: FastAPI, dispatch
 def test_all_pictures_of_a_request_share_one_copy_of_its_image(app: FastAPI, dispatcher: FakeDispatcher) -> None:
     post(app, image=PICTURE, n=4)
     assert len({id(job.params.image) for job in dispatcher.jobs}) == 1
+
+
+def test_the_size_that_follows_from_an_image_is_what_the_books_and_the_quotas_count(app: FastAPI) -> None:
+    services: Services = app.state.services
+    pixels = 64 * 96  # and not the 64 x 64 of a request that says nothing
+    router = replace(services.router, accounts=Accounts(services.ledger, {}, work_units_per_day=2.5 * pixels))
+    app.state.services = replace(services, router=router)
+    few = {"image": PICTURE, "steps": 1, "guidance_scale": 1}
+
+    assert post(app, **few, n=2).status_code == 200
+    refused = post(app, **few)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert f"{2 * pixels} of" in refused.json()["error"]["message"]
 
 
 def test_a_request_without_an_image_asks_the_worker_for_none(app: FastAPI, dispatcher: FakeDispatcher) -> None:

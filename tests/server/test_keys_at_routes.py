@@ -46,6 +46,7 @@ GOLDEN: dict[tuple[str, str], frozenset[str]] = {
         ("POST", f"/openai/deployments/{{deployment:path}}/images/{verb}"): DRAWS
         for verb in ("generations", "edits", "variations")
     },
+    ("POST", "/admin/reload"): RULES,
     **{("POST", f"/admin/models/{{model:path}}/{verb}"): RULES for verb in ("load", "unload", "pin", "unpin")},
     **{
         (method, path): NOBODY
@@ -103,7 +104,7 @@ def with_key(key: str) -> dict[str, str]:
 
 def paths_of(server: ASGIApp) -> list[str]:
     """Of all routes of the application behind the edge."""
-    routes = cast(FastAPI, cast(Any, server)._app).routes
+    routes = cast(FastAPI, cast(Any, server)._app._app).routes
     return [cast(Route | Mount, route).path for route in routes]
 
 

@@ -115,6 +115,14 @@ def test_only_what_a_key_may_ask_for_is_listed_described_and_drawn(site: Site) -
     assert len(site.drawn.jobs) == 3
 
 
+def test_an_admins_key_steers_no_model_that_is_not_its_own(site: Site) -> None:
+    key = site.key("chief", models=("other",), scopes=("admin",))
+    # There is no worker: whoever comes as far as the change hears of that.
+    assert site.ask(key, "POST", "/admin/models/other/load").status_code == 503
+    assert site.ask(key, "POST", "/admin/models/tiny/load").status_code == 403
+    assert site.ask(key, "POST", "/admin/models/tyny/load").json()["error"]["message"].count("tiny") == 0
+
+
 def test_an_admins_key_may_do_all_but_ask_for_models_that_are_not_its_own(site: Site) -> None:
     key = site.key("chief", models=("other",), scopes=("admin",))
     assert site.draw(key, model="other").status_code == 200
@@ -177,7 +185,7 @@ def test_the_description_says_which_routes_want_a_key_and_how_it_is_sent(site: S
     made = site.ask("", "GET", "/openapi.json").json()
     assert set(made["components"]["securitySchemes"]) == {"bearer", "api_key"}
     locked = {path for path, methods in made["paths"].items() for one in methods.values() if one.get("security")}
-    assert locked == {path for path in made["paths"] if path.startswith(("/v1/", "/admin/"))}
+    assert locked == {path for path in made["paths"] if path.startswith(("/v1/", "/admin/", "/metrics"))}
     assert {"401", "403"} <= set(made["paths"]["/v1/images/edits"]["post"]["responses"])
     assert "security" not in made["paths"]["/files/{name}"]["get"]
 

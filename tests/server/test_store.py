@@ -95,6 +95,16 @@ def test_a_file_that_could_not_be_written_takes_no_room(store: FileStore, folder
     store.save(b"x" * QUOTA_BYTES)
 
 
+def test_a_file_that_nobody_was_told_of_is_deleted_and_gives_its_room_back(store: FileStore, folder: Path) -> None:
+    name = store.save(bytes(QUOTA_BYTES))
+    store.discard(name)
+    store.discard(name)
+    assert list(folder.iterdir()) == []
+    with pytest.raises(UnknownFile):
+        store.read(name)
+    assert store.read(store.save(bytes(QUOTA_BYTES)))
+
+
 def test_many_threads_together_never_take_more_than_the_quota(store: FileStore, folder: Path) -> None:
     def save(_: int) -> bool:
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +149,39 @@ def test_the_environments_words_for_opentelemetry_add_nothing_and_lead_nowhere(
         assert b"told" not in receiver.bodies[0]
         assert "x-secret" not in {name.lower() for name in receiver.headers[0]}
         assert not [name for name in os.environ if name.startswith("OTEL_")]
+
+
+ROOT = Path(__file__).resolve().parents[3]
+# A framework's application, started and asked once, with the word about telemetry that it is given.
+ASKED_ONCE = """
+import asyncio, sys
+import httpx
+from fastapi import FastAPI
+from server.app import NO_TELEMETRY
+
+app = FastAPI(telemetry=NO_TELEMETRY if sys.argv[1] == "ours" else None)
+
+async def main():
+    coming, told = asyncio.Queue(), asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan"}, coming.get, told.put))
+    await coming.put({"type": "lifespan.startup"})
+    await told.get()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
+        await client.get("/openapi.json")
+    await coming.put({"type": "lifespan.shutdown"})
+    await life
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("whose", "is_sent"), [("theirs", True), ("ours", False)])
+def test_the_frameworks_own_telemetry_is_off_whatever_the_environment_says(whose: str, is_sent: bool) -> None:
+    with Receiver() as receiver:
+        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "FASTAPI_OTEL_AUTO_CONFIGURE": "true"}
+        command = [sys.executable, "-c", ASKED_ONCE, whose]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, **told}, check=True, timeout=120)
+        assert bool(receiver.bodies) is is_sent
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,23 @@ def test_what_a_failed_request_cost_stands_in_the_books_too(tmp_path: Path) -> N
     assert sum(row.cost_microusd for row in settled(one)) == one.spent_microusd()["openai"] == 2 * PRICE_MICROUSD
 
 
+def test_what_was_drawn_and_could_not_be_delivered_is_failed_in_the_books_with_what_it_cost(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI)
+
+    async def to_a_full_disk(_: Served) -> None:
+        raise errors.storage_failed()
+
+    async def play() -> None:
+        async with one.router() as router:
+            await router.draw(one.journey(count=2), deliver=to_a_full_disk)
+
+    with pytest.raises(SafelightError):
+        asyncio.run(play())
+    rows = settled(one)
+    assert [(row.outcome, row.error_code) for row in rows] == [("failed", "storage_failed")] * 2
+    assert sum(row.cost_microusd for row in rows) == one.spent_microusd()["openai"] == 2 * PRICE_MICROUSD
+
+
 @pytest.mark.parametrize("cap", ["openai", None])
 def test_the_days_limit_holds_over_restarts(tmp_path: Path, cap: str | None) -> None:
     for _ in range(2):
