@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.server_process import ServerProcess
 from tests.end_to_end.test_node_client import PROGRAM
 
@@ -57,6 +59,7 @@ def test_the_python_example_prints_a_url_and_its_seed(server: ServerProcess, tmp
     assert seed == "7"
 
 
+@pytest.mark.whole  # tests/end_to_end/test_node_client.py has the client in the quick run
 def test_the_node_example_prints_a_url(server: ServerProcess, tmp_path: Path) -> None:
     shutil.copytree(PROGRAM, tmp_path, dirs_exist_ok=True)
     run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], server, tmp_path)
