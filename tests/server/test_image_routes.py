@@ -165,7 +165,7 @@ def test_the_size_that_follows_from_an_image_is_what_the_books_and_the_quotas_co
     assert post(app, **few, n=2).status_code == 200
     refused = post(app, **few)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
-    assert f"{2 * pixels} of" in refused.json()["error"]["message"]
+    assert f"{2 * pixels:,} of" in refused.json()["error"]["message"]
 
 
 def test_a_request_without_an_image_asks_the_worker_for_none(app: FastAPI, dispatcher: FakeDispatcher) -> None:
