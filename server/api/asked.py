@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from server.api.bodies import CommonBody, EditBody, GenerationBody, PromptedBody, VariationBody, allowed_text
 from server.api.control import CONTROL_IMAGE
 from server.api.loras import loras_refusal
-from server.api.sources import Source, one_source
+from server.api.sources import Source, beginning_of, one_source
 from server.core import errors
+from server.core.long_text import LongText
 from server.core.request import EchoedQuality, Operation, ResponseFormat
 
 # Names of models that never knew `response_format` and always answer with base64.
@@ -89,7 +90,11 @@ def checked_body(operation: Operation, values: Mapping[str, Any]) -> CommonBody:
     unknown = next((name for name in values if name not in form.model_fields), None)
     if unknown is not None:
         raise errors.unknown_parameter(unknown, form.model_fields)
-    given = {name: value for name, value in values.items() if value is not None and not _holds_pictures(name, value)}
+    given = {
+        name: _shortened(value)
+        for name, value in values.items()
+        if value is not None and not _holds_pictures(name, value)
+    }
     if "prompt" in form.model_fields and "prompt" not in given:
         raise errors.missing_parameter("prompt")
     try:
@@ -108,6 +113,15 @@ def _holds_pictures(name: str, value: object) -> bool:
     """Whether these are files that are to be drawn from."""
     files = value if isinstance(value, list) else [value]
     return name in PICTURES and any(isinstance(item, bytes) for item in files)
+
+
+def _shortened(value: Any) -> Any:
+    """With the beginnings of long texts: that these are base64, and how long they are, is looked at later."""
+    if isinstance(value, LongText):
+        return beginning_of(value)
+    if isinstance(value, list):
+        return [_shortened(one) for one in value]
+    return {key: _shortened(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _refusal_at(form: type[CommonBody], place: tuple[int | str, ...], kind: str) -> errors.SafelightError:

@@ -16,6 +16,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.api.asked import PICTURES
 from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
@@ -67,7 +68,7 @@ def _named(request: Request, values: Mapping[str, Any]) -> Mapping[str, Any]:
 async def _json(request: Request) -> Mapping[str, Any]:
     settings = services_of(request).settings
     with hop("receive"):
-        return await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds)
+        return await receive_json_object(request, settings.max_body_bytes, settings.receive_timeout_seconds, PICTURES)
 
 
 async def _form_or_json(request: Request) -> Mapping[str, Any]:

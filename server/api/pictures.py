@@ -131,7 +131,7 @@ async def _file_of(param: str, source: Source, services: Services) -> bytes:
     if isinstance(source, bytes):
         return _bounded(param, source)
     if is_web_url(source):
-        return await _fetched(param, source, services)
+        return await _fetched(param, str(source), services)
     return await asyncio.to_thread(content_of, param, source)
 
 

@@ -10,7 +10,8 @@ import asyncio
 import json
 import mmap
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
+from io import BytesIO
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -29,14 +30,17 @@ STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 MAX_LENGTH_DIGITS = 19
 
 
-async def receive_json_object(request: Request, max_bytes: int, timeout_seconds: float) -> dict[str, Any]:
-    """The body as an object. Raises SafelightError: 400, 408, 413 or 415."""
+async def receive_json_object(
+    request: Request, max_bytes: int, timeout_seconds: float, left: Container[str] = ()
+) -> dict[str, Any]:
+    """The body as an object. left: below these keys, long texts come as LongText. Raises SafelightError: 400, 408, 413
+    or 415."""
     check_media_type(request, "application/json")
     check_encoding(request)
     body = await _receive(request, max_bytes, timeout_seconds)
     if len(body) <= PARSE_INLINE_BYTES:
         return parse_object(body)
-    return await asyncio.to_thread(parse_object, body)
+    return await asyncio.to_thread(parse_object, body, left)
 
 
 def media_type_of(request: Request) -> str:
@@ -72,7 +76,10 @@ async def _receive(request: Request, max_bytes: int, timeout_seconds: float) -> 
 
 
 async def _gathered(chunks: AsyncIterator[bytes]) -> Body:
-    return b"".join([chunk async for chunk in chunks])
+    body = BytesIO()
+    async for chunk in chunks:
+        body.write(chunk)
+    return body.getvalue()
 
 
 async def _filled(chunks: AsyncIterator[bytes], declared_bytes: int) -> Body:
@@ -122,16 +129,17 @@ def _declared_bytes(request: Request) -> int:
     return int(declared[: MAX_LENGTH_DIGITS + 1])
 
 
-def parse_object(body: Body) -> dict[str, Any]:
+def parse_object(body: Body, left: Container[str] = ()) -> dict[str, Any]:
     """Strict JSON that is one object. Raises SafelightError."""
-    value = parse_value(body)
+    value = parse_value(body, left)
     if not isinstance(value, dict):
         raise errors.invalid_json("it must be an object")
     return value
 
 
-def parse_value(body: Body) -> Any:
-    """Strict JSON. NaN and the infinities come out as floats, so that the check of their parameter can name it."""
+def parse_value(body: Body, left: Container[str] = ()) -> Any:
+    """Strict JSON. NaN and the infinities come out as floats, so that the check of their parameter can name it. left:
+    below these keys, long texts come as LongText."""
     lifted = lift(body)
     _check_depth(lifted.skeleton)
     try:
@@ -145,7 +153,7 @@ def parse_value(body: Body) -> Any:
     except json.JSONDecodeError as error:
         column = error.colno + lifted.characters_before(text, error.pos)
         raise errors.invalid_json(f"line {error.lineno}, column {column}") from None
-    return lifted.restored(value) if lifted.texts else value
+    return lifted.restored(value, left) if lifted.texts else value
 
 
 def _check_depth(body: bytes) -> None:

@@ -13,16 +13,19 @@ from typing import Any
 
 from server.api.long_texts import from_base64
 from server.core import errors
+from server.core.long_text import LongText
 from server.images.inputs import refusal
 
 # The file itself, or text: base64, a data URL, an http(s) URL.
-Source = bytes | str
+Source = bytes | str | LongText
 MAX_FILE_BYTES = 50 * 1024 * 1024
 MAX_BASE64_CHARACTERS = MAX_FILE_BYTES * 4 // 3 + 4
 DATA_HEADER = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE | re.ASCII)
 # A colon that ends the name of a scheme; base64 has none. Longer names do not exist.
 SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]{0,30}:", re.IGNORECASE | re.ASCII)
 WEB_URL = re.compile(r"\s*https?:", re.IGNORECASE | re.ASCII)
+# Of a long text, which has no spaces: what those three look at.
+BEGINNING = slice(64)
 
 
 def one_source(param: str, value: Any) -> Source:
@@ -38,9 +41,14 @@ def one_source(param: str, value: Any) -> Source:
     return _source(references[0])
 
 
-def is_web_url(text: str) -> bool:
+def is_web_url(text: str | LongText) -> bool:
     """Whether the text asks for a picture to be fetched."""
-    return WEB_URL.match(text) is not None
+    return WEB_URL.match(beginning_of(text)) is not None
+
+
+def beginning_of(text: str | LongText) -> str:
+    """A text to tell its form by."""
+    return text[BEGINNING] if isinstance(text, LongText) else text
 
 
 def _source(reference: Any) -> Source:
@@ -53,24 +61,24 @@ def too_large(param: str) -> errors.SafelightError:
     return refusal(param, f"a file may have at most {MAX_FILE_BYTES} bytes")
 
 
-def content_of(param: str, text: str) -> bytes:
-    """The file that a parameter carries. Raises SafelightError."""
+def content_of(param: str, text: str | LongText) -> bytes:
+    """The file that a parameter carries. Raises SafelightError. Call it in a thread."""
     if len(text) > MAX_BASE64_CHARACTERS:
         raise too_large(param)
     try:
-        return from_base64(_base64_part(param, text))
+        return from_base64(text, _start_of_base64(param, beginning_of(text)))
     except ValueError:
         reason = "it is not base64 of the standard alphabet (A-Z a-z 0-9 + /) with its padding and without line breaks"
         raise refusal(param, reason) from None
 
 
-def _base64_part(param: str, text: str) -> str:
-    header = DATA_HEADER.match(text)
+def _start_of_base64(param: str, beginning: str) -> int:
+    header = DATA_HEADER.match(beginning)
     if header is not None:
-        return text[header.end() :]
-    scheme = SCHEME.match(text)
+        return header.end()
+    scheme = SCHEME.match(beginning)
     if scheme is None:
-        return text
+        return 0
     if scheme[0].strip().lower() == "data:":
         begin = "'data:image/png;base64,', 'data:image/jpeg;base64,' or 'data:image/webp;base64,'"
         raise refusal(param, f"a data URL must begin with {begin}")

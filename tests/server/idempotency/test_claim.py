@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from server.api.forms import values_of
+from server.api.long_texts import LONG_BYTES
 from server.api.multipart import Part
 from server.api.receive import parse_object
+from server.core.long_text import LongText
 from server.idempotency.claim import KEY, claim_of, fingerprint_of
 
 # Easily taken for one another.
@@ -55,6 +57,13 @@ def test_spaces_and_escapes_in_json_do_not_matter() -> None:
     body = {"prompt": "a r\u00f6d circle", "n": 2, "loras": [{"name": "x", "scale": 0.5}]}
     spellings = [json.dumps(body), json.dumps(body, indent=4, ensure_ascii=False), json.dumps(body, sort_keys=True)]
     assert len({fingerprint_of(parse_object(one.encode())) for one in spellings}) == 1
+
+
+def test_a_long_text_has_the_fingerprint_of_the_text_that_it_is() -> None:
+    body = json.dumps({"image": [{"image_url": "A" * 2 * LONG_BYTES}]}).encode()
+    left = parse_object(body, ["image"])
+    assert isinstance(left["image"][0]["image_url"], LongText)
+    assert fingerprint_of(left) == fingerprint_of(json.loads(body))
 
 
 def test_a_form_is_its_fields_and_files_whatever_stands_between_them() -> None:
