@@ -14,12 +14,24 @@ from typing import Any, ClassVar
 
 import h11
 from h11._connection import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.core import errors
 from server.core.request_id import new_request_id
 
 HTTP_VERSIONS = (b"1.0", b"1.1")
+
+
+class _ReceiveBuffer(ReceiveBuffer):
+    """h11's, which copies twice what it gives away; of a body that is nearly always all that has arrived."""
+
+    def maybe_extract_at_most(self, count: int) -> bytearray | None:
+        if len(self) > count or not len(self):
+            return super().maybe_extract_at_most(count)
+        taken, self._data = self._data, bytearray()
+        self._next_line_search = self._multiple_lines_search = 0
+        return taken
 
 
 class _Connection(h11.Connection):
@@ -30,6 +42,7 @@ class _Connection(h11.Connection):
 
     def __init__(self, max_incomplete_event_size: int, on_request: Callable[[], None]) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size)
+        self._receive_buffer = _ReceiveBuffer()
         self._on_request = on_request
 
     def next_event(self) -> Any:
