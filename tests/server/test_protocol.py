@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from server.protocol import EnvelopeProtocol
+from server.protocol import EnvelopeProtocol, _ReceiveBuffer
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 BIG = bytes(32 * 1024 * 1024)
@@ -224,3 +224,15 @@ def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_closed(req
     reply = played(play)
     assert reply.count(b"HTTP/1.1 ") == 1
     assert b'"code": "invalid_http"' in reply
+
+
+def test_what_has_arrived_of_a_body_is_taken_as_it_is_and_what_follows_it_stays() -> None:
+    buffer = _ReceiveBuffer()
+    buffer += b"body"
+    arrived = buffer._data
+    assert buffer.maybe_extract_at_most(10) is arrived
+    assert buffer.maybe_extract_at_most(6) is None
+    buffer += b"and it"
+    buffer += b"GET / HTTP/1.1\r\n"
+    assert buffer.maybe_extract_at_most(6) == b"and it"
+    assert buffer.maybe_extract_next_line() == b"GET / HTTP/1.1\r\n"
