@@ -192,8 +192,10 @@ def sent(method: str, path: str, *headers: tuple[str, str], body: bytes = b"") -
     return head(method, path, usual).removesuffix(b"\r\n") + lines + b"\r\n" + body
 
 
-def _case(name: str, content: bytes, status: int, *end: str | None, pictures: int = 0) -> Case:
-    return Case("keys", name, content, status, *end, pictures=pictures, is_keyed=True)
+def _case(
+    name: str, content: bytes, status: int, code: str | None = None, param: str | None = None, pictures: int = 0
+) -> Case:
+    return Case("keys", name, content, status, code, param, pictures, is_keyed=True)
 
 
 def _of_strangers() -> Iterator[Case]:

@@ -111,11 +111,11 @@ def cases() -> Iterator[Case]:
     yield from _around_them()
 
 
-def _asked(path: str, query: str, name: str, status: int, *end: str | None) -> Case:
+def _asked(path: str, query: str, name: str, status: int, code: str | None = None, param: str | None = None) -> Case:
     """A question and how it ends. name: with its route before it."""
     group = "usage" if path == ROWS else "sums"
     where = "" if path == ROWS else f"{path.removeprefix('/v1/')}: "
-    return Case(group, f"{where}{name}", get(f"{path}?{query}"), status, *end)
+    return Case(group, f"{where}{name}", get(f"{path}?{query}"), status, code, param)
 
 
 def _refused(path: str, query: str, param: str | None, code: str = INVALID) -> Case:
