@@ -58,11 +58,11 @@ class Told:
 class House:
     """A server of its own folder, with tiny pictures, and what it looked like when nobody had hurt it yet.
 
-    models: the catalogue's text, instead of TINY. told: what was delivered, by the replies. restarts: how many
-    workers the test has cost it.
+    models: the catalogue's text, instead of TINY. key: what its own requests bring, where it asks for keys. told: what
+    was delivered, by the replies. restarts: how many workers the test has cost it.
     """
 
-    def __init__(self, folder: Path, models: str | None = None, **settings: str) -> None:
+    def __init__(self, folder: Path, models: str | None = None, key: str | None = None, **settings: str) -> None:
         self.books, self.files, self.temporary = folder / "books.sqlite", folder / "files", folder / "tmp"
         self.temporary.mkdir()
         catalogue = folder / "models.yaml"
@@ -75,7 +75,8 @@ class House:
         }
         self.server = ServerProcess(("--models", str(catalogue)), environment)
         # Connections of its own are no descriptors of the server's a moment later.
-        self._client = httpx.Client(base_url=self.server.url, headers={"connection": "close"}, timeout=60)
+        headers = {"connection": "close", **({} if key is None else {"authorization": f"Bearer {key}"})}
+        self._client = httpx.Client(base_url=self.server.url, headers=headers, timeout=60)
         self.told, self.restarts = Told(), 0
         self.draw()
         self.remember()

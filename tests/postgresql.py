@@ -56,21 +56,33 @@ class Postgresql:
         self._programs = self._within_reach(found)
         if self._as_nobody:
             os.chown(self.folder, NOBODY, NOBODY)
-        data = str(self.folder / "data")
-        self._run("initdb", "--pgdata", data, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        self._is_durable = is_durable
+        switches = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        self._run("initdb", "--pgdata", self._data, *switches)
+        self.process = self._started()
+
+    @property
+    def _data(self) -> str:
+        return str(self.folder / "data")
+
+    def _started(self) -> subprocess.Popen[bytes]:
         switches = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.folder),
-            "fsync": "on" if is_durable else "off",
+            "fsync": "on" if self._is_durable else "off",
             "shared_buffers": "32MB",
             "jit": "off",
         }
         options = [word for name, value in switches.items() for word in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self._command("postgres"), "-D", data, *options], stderr=log, env=self._env()
-            )
-        self._wait_until_ready()
+        with (self.folder / "log").open("ab") as log:
+            command = [*self._command("postgres"), "-D", self._data, *options]
+            process = subprocess.Popen(command, stderr=log, env=self._env())
+        self._wait_until_ready(process)
+        return process
+
+    def start_again(self) -> None:
+        """After it has ended."""
+        self.process = self._started()
 
     def _within_reach(self, found: Path) -> Path:
         """The programs, or a copy of them if nobody may not read them, as in root's home."""
@@ -109,14 +121,14 @@ class Postgresql:
         """One of PostgreSQL's own tools, on this server, in its folder."""
         self._run(program, *arguments, PGHOST=str(self.folder), PGUSER="postgres")
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 psycopg.connect(self.conninfo("postgres")).close()
             except psycopg.OperationalError:
                 log = (self.folder / "log").read_text()
-                assert self.process.poll() is None, log
+                assert process.poll() is None, log
                 assert time.monotonic() < deadline, log
                 time.sleep(0.05)
             else:

@@ -42,7 +42,7 @@ class RedisServer:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        switches = ["--port", "0", "--unixsocket", str(self._socket), "--save", "", "--appendonly", "no"]
+        switches = ["--port", "0", "--unixsocket", str(self.place), "--save", "", "--appendonly", "no"]
         command = ["setpriv", "--pdeathsig=KILL", self._program, *switches, "--dir", str(self.folder)]
         with (self.folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
@@ -55,7 +55,8 @@ class RedisServer:
         return process
 
     @property
-    def _socket(self) -> Path:
+    def place(self) -> Path:
+        """Of its socket."""
         return self.folder / "redis.sock"
 
     def _environment(self) -> dict[str, str]:
@@ -66,23 +67,32 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            with socket.socket(socket.AF_UNIX) as line:
-                line.connect(str(self._socket))
-                line.sendall(b"PING\r\n")
-                return line.recv(5) == b"+PONG"
+            return self._told("PING") == b"+PONG"
         except OSError:
             return False
+
+    def _told(self, command: str) -> bytes:
+        """The first five bytes of its answer."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self.place))
+            line.sendall(f"{command}\r\n".encode())
+            return line.recv(5)
+
+    def tell(self, *commands: str) -> None:
+        """Such as to set a switch; each is answered with OK."""
+        for command in commands:
+            assert self._told(command) == b"+OK\r\n", command
 
     @property
     def url(self) -> str:
         """As SAFELIGHT_LIMITS_STORAGE takes it."""
-        return f"redis+unix://{self._socket}"
+        return f"redis+unix://{self.place}"
 
     def kill(self) -> None:
         """As a crash: what it held is gone."""
         self.process.kill()
         self.process.wait(30)
-        self._socket.unlink(missing_ok=True)
+        self.place.unlink(missing_ok=True)
 
     def start_again(self) -> None:
         self.process = self._start()

@@ -17,8 +17,9 @@ from server.core import errors
 
 MAX_VALUES = 100
 MAX_TEXT_CHARACTERS = 210
-# PostgreSQL holds no NUL, and nobody's name has any other of them. As both Python and JSON Schema write it.
-NO_CONTROLS = r"[^\x00-\x1f\x7f]+"
+# PostgreSQL holds no NUL, and nobody's name has any other of them. The last stands for bytes that are no UTF-8. As both
+# Python and JSON Schema write it.
+NO_CONTROLS = r"[^\x00-\x1f\x7f\ufffd]+"
 SHORT_TEXT = f"1 to {MAX_TEXT_CHARACTERS} characters that can be printed"
 BRACKETS = "[]"
 

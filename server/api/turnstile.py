@@ -85,14 +85,14 @@ def deadline_of(request: Request, *, is_stream: bool, plain_seconds: float) -> D
 
 def asked_timeout_seconds(headers: Headers) -> float | None:
     """What the caller asks for. Raises SafelightError."""
-    text = headers.get(TIMEOUT_HEADER)
-    if text is None:
+    texts = headers.getlist(TIMEOUT_HEADER)
+    if not texts:
         return None
-    seconds = _number(text)
+    seconds = _number(texts[0]) if len(texts) == 1 else None
     if seconds is None or not 1 <= seconds <= MAX_TIMEOUT_SECONDS:
         raise errors.invalid_parameter(
             TIMEOUT_HEADER,
-            f"The header '{TIMEOUT_HEADER}' must be a number of seconds from 1 to {MAX_TIMEOUT_SECONDS}.",
+            f"The header '{TIMEOUT_HEADER}' must be one number of seconds, from 1 to {MAX_TIMEOUT_SECONDS}.",
         )
     return seconds
 

@@ -13,8 +13,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-# What a question may end with, beside its answer.
-PROBLEMS = (RedisError, OSError, TimeoutError)
+# What a question may end with, beside its answer; the last three where it is no answer to it, so that reading it fails.
+PROBLEMS = (RedisError, OSError, TimeoutError, TypeError, ValueError, LookupError)
 
 
 def connected(url: str, prefix: str) -> tuple[Redis, RedisStorage]:

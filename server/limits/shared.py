@@ -22,7 +22,7 @@ PREFIX = "safelight"
 
 
 class Away(Exception):
-    """Redis does not answer at the moment."""
+    """Redis does not answer at the moment, or not what was asked."""
 
 
 class Shared:
@@ -38,7 +38,8 @@ class Shared:
         self._is_away = False
 
     async def ask(self, question: Callable[[], Awaitable[Result]]) -> Result:
-        """What it answers; it may be asked twice. Raises Away, at once where it was silent a moment ago."""
+        """What it answers; it may be asked twice. A question reads its answer itself, so that what is none is found
+        out here. Raises Away, at once where it was silent a moment ago."""
         async with self._turns:
             return await self._asked(question)
 

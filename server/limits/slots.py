@@ -135,11 +135,16 @@ class Slots:
         script, keys = self._take_script, [bound.key for bound in lease.bounds]
         mosts = [bound.most + beyond for bound in lease.bounds]
         arguments: list[str | int] = [self._lease_seconds, len(mosts), *mosts, *lease.members(first)]
+
+        async def take() -> Bound | None:
+            place = await script(keys, arguments)
+            # Raises ValueError for what is no place, instead of taking one from behind.
+            return (None, *lease.bounds)[range(len(lease.bounds) + 1).index(place)]
+
         try:
-            place: int = await self._shared.ask(lambda: script(keys, arguments))
+            return await self._shared.ask(take)
         except Away:
             return None
-        return lease.bounds[place - 1] if place else None
 
     async def _leave(self, bounds: Sequence[Bound], members: Sequence[str]) -> None:
         """Where Redis cannot be told, they expire."""

@@ -20,7 +20,8 @@ INVALID = "invalid_parameter"
 class Case:
     """group: the class of robustness that it belongs to. sent: the request as bytes, or how they are made where they
     are many. status: None where the connection is closed without a word. pictures: how many come back. ends_early: the
-    client sends no more, and says so. then: what it sends once it was answered."""
+    client sends no more, and says so. then: what it sends once it was answered. is_keyed: whether the server that it
+    goes to asks for keys, those of `key_bearers`."""
 
     group: str
     name: str
@@ -32,6 +33,7 @@ class Case:
     ends_early: bool = False
     then: bytes = b""
     is_long: bool = False
+    is_keyed: bool = False
 
     @property
     def content(self) -> bytes:
@@ -60,6 +62,7 @@ def message(
 
 
 def get(path: str | bytes, method: str = "GET", **headers: str) -> bytes:
+    """A request without a body; headers: with underscores for hyphens."""
     return head(method, path, {name.replace("_", "-"): value for name, value in headers.items()})
 
 

@@ -8,24 +8,38 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from tests.hostile import bodies, forms, parameters, pictures, references, routes, texts, transport
+from tests.hostile import (
+    bodies,
+    forms,
+    key_bearers,
+    operators,
+    parameters,
+    pictures,
+    references,
+    request_headers,
+    routes,
+    texts,
+    transport,
+    usage_texts,
+)
 from tests.hostile.case import Case
 
 PAGE_HEAD = """\
 # The hostile list
 
 What attacks this kind of server, and what it is answered: status, `code` and `param` of every case. Each is sent over a
-socket of its own, byte for byte; after each the server's promises are checked (`tests/invariants.py`): it is live and
-ready, no worker was restarted, no process, descriptor, thread or file is left, the books have no open entry and as many
-pictures as were delivered, and the next good request is drawn. `scripts/test tests/hostile` sends a fair share of each
-class, `scripts/test --all tests/hostile` all of them.
+socket of its own, byte for byte, those of keys to a server that asks for them. After each the server's promises are
+checked (`tests/invariants.py`): it is live and ready, no worker was restarted, no process, descriptor, thread or file
+is left, the books have no open entry and as many pictures as were delivered, and the next good request is drawn.
+`scripts/test tests/hostile` sends a fair share of each class, `scripts/test --all tests/hostile` all of them.
 
 This page is printed by `python -m tests.hostile.table`.
 """
 
 
 def all_cases() -> tuple[Case, ...]:
-    modules = (transport, bodies, parameters, texts, references, pictures, forms, routes)
+    asking = (transport, bodies, request_headers, parameters, texts, references, pictures, forms)
+    modules = (*asking, routes, usage_texts, operators, key_bearers)
     return tuple(case for module in modules for case in module.cases())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.case import Case
+from tests.hostile.case import JSON, Case
 from tests.hostile.table import all_cases, page
 from tests.hostile.wire import Answer, answer_to
 from tests.invariants import House
@@ -44,14 +44,18 @@ def check(case: Case, answer: Answer | None) -> None:
         return
     assert answer.status == case.status, answer.body[:500]
     assert answer.headers["x-request-id"].startswith("req_")
+    if case.is_keyed:
+        assert b"sl-" not in answer.body
+        assert ("www-authenticate" in answer.headers) == (answer.status == 401)
     if case.status == 200:
-        assert len(answer.json.get("data", [])) == case.pictures
+        told = answer.json if answer.headers["content-type"] == JSON else {}
+        assert len(told.get("data", [])) == case.pictures
     elif answer.body:
         check_envelope(case, answer)
 
 
 def check_envelope(case: Case, answer: Answer) -> None:
-    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-type"] == JSON
     error = answer.json["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["code"], error["param"]) == (case.code, case.param), error["message"]
