@@ -34,6 +34,7 @@ from server.terminal import (
     check_models,
     configured,
     fail,
+    path_of,
     policy_problems,
     visible,
 )
@@ -60,7 +61,9 @@ def serve_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the worker.")] = None,
     public_base_url: Annotated[str | None, typer.Option(help="What result URLs start with.")] = None,
-    files_folder: Annotated[Path | None, typer.Option(help="Where result files live for their hour.")] = None,
+    files_folder: Annotated[
+        Path | None, typer.Option(parser=path_of, metavar="PATH", help="Where result files live for their hour.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     offline: Annotated[
         bool | None, typer.Option("--offline/--no-offline", help="Build nothing that could go out.")

@@ -21,7 +21,7 @@ from rich.text import Text
 from server.access.keys_file import read_keys
 from server.access.records import KEY_ID, KeyRecord, KeysProblem
 from server.connection import ServerProblem
-from server.terminal import DEFAULT_SERVER, KEY_FLAG, NOT_GOOD, SERVER_FLAG, fail, visible
+from server.terminal import DEFAULT_SERVER, KEY_FLAG, NOT_GOOD, SERVER_FLAG, fail, path_of, visible
 from server.usage_report import Line, Wanted, lines, total
 
 USUAL_DAYS = 7
@@ -46,7 +46,14 @@ def usage_command(
     server: SERVER_FLAG = DEFAULT_SERVER,
     key: KEY_FLAG = None,
     keys: Annotated[
-        Path | None, typer.Option("--keys", envvar="SAFELIGHT_KEYS", help="The file of keys, to tell a name's id.")
+        Path | None,
+        typer.Option(
+            "--keys",
+            envvar="SAFELIGHT_KEYS",
+            parser=path_of,
+            metavar="PATH",
+            help="The file of keys, to tell a name's id.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
