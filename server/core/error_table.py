@@ -123,7 +123,7 @@ FORBIDDEN_ORIGIN = _refused(
     403,
     "origin_not_allowed",
     "Pages of {origin} may not do this: list the origin in SAFELIGHT_CORS_ORIGINS.",
-    "a web page of another origin asked for what changes the server",
+    "a web page of another origin asked for what changes the server, or whether it may call it (a preflight)",
 )
 MODEL_PINNED = _refused(
     409,
