@@ -303,6 +303,15 @@ DEADLINE_EXCEEDED = ErrorRow(
     "the deadline of `x-safelight-timeout`, of the client, or of plain answers passed while it was drawn",
     should_retry=False,
 )
+JOINED_TOO_LONG = ErrorRow(
+    504,
+    SERVER_ERROR,
+    "deadline_exceeded",
+    "The pictures were not there within the time that this request may take. They are drawn on for those who still "
+    "wait for them under this Idempotency-Key.",
+    "the same for a request that joined another under its `Idempotency-Key`, which goes on",
+    should_retry=False,
+)
 DEADLINE_TOO_SHORT = _refused(
     400,
     "request_too_long",
