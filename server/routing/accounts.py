@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Mapping
 from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -73,6 +74,17 @@ class Accounts:
             _check_excess(await self._kept("reserve", reserving), entries)
         else:
             await self._kept("reserve", self._ledger.reserve(entries))
+
+    async def raise_to(self, journey: Journey, usd: float) -> None:
+        """Before another try: usd is what it and those before may cost together. Raises SafelightError as `open`
+        does."""
+        quotas = [
+            replace(quota, work_units=None) for quota in self._quotas(journey.caller) if quota.microusd is not None
+        ]
+        if quotas:
+            entries = self._entries(journey, usd)
+            raising = self._ledger.try_raise(entries, quotas, day_began_unix_ms())
+            _check_excess(await self._kept("reserve", raising), entries)
 
     def _quotas(self, caller: Caller) -> list[Quota]:
         limits = caller.limits

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.core.settings import Settings
+from server.core.settings import Settings, load_settings
 from server.writable import unwritable
 
 FOLDERS = ("files_folder", "idempotency_folder", "compile_cache_folder")
@@ -29,14 +29,14 @@ def test_folders_that_are_there_or_can_be_made_are_no_problem_and_stay_as_they_a
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_that_takes_no_files_is_named_by_its_setting(name: str, tmp_path: Path) -> None:
-    (problem,) = unwritable(Settings(**{name: CLOSED}))
+    (problem,) = unwritable(load_settings({name: CLOSED}))
     assert problem.startswith(f"SAFELIGHT_{name.upper()}: {CLOSED} cannot be written: ")
     (tmp_path / "file").touch()
-    assert unwritable(Settings(**{name: tmp_path / "file" / "below"})) == [
+    assert unwritable(load_settings({name: tmp_path / "file" / "below"})) == [
         f"SAFELIGHT_{name.upper()}: {tmp_path / 'file'} cannot be written: Not a directory."
     ]
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert unwritable(Settings(**{name: tmp_path / "link"})) == [
+    assert unwritable(load_settings({name: tmp_path / "link"})) == [
         f"SAFELIGHT_{name.upper()}: {tmp_path / 'link'} cannot be written: No such file or directory."
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from server.backends.trouble import Trouble
 from server.core import errors
 from server.core.caller import Caller, Limits
 from server.core.errors import SafelightError
@@ -41,7 +42,13 @@ def outcomes(one: Stage, play: Callable[[Router], Awaitable[list[Any]]]) -> list
         async with one.router() as router:
             return await play(router)
 
-    return ["drawn" if not isinstance(end, SafelightError) else end.code for end in asyncio.run(run())]
+    return [end.code if isinstance(end, SafelightError) else drawn_or_raised(end) for end in asyncio.run(run())]
+
+
+def drawn_or_raised(end: Any) -> str:
+    if isinstance(end, BaseException):
+        raise end
+    return "drawn"
 
 
 async def drawn(router: Router, *journeys: Journey) -> list[Any]:
@@ -121,6 +128,38 @@ def test_the_dearest_who_could_serve_is_reserved_and_only_what_it_cost_is_kept(t
     assert sorted(ends) == ["drawn", "insufficient_quota"], "either might have gone to the provider"
     later = journey(one, usd_per_day=1.5 * PRICE_USD)
     assert outcomes(one, lambda router: drawn(router, later)) == ["drawn"], "our own device had cost nothing"
+
+
+def paid_for_nothing() -> Trouble:
+    trouble = Trouble("timeout")
+    trouble.cost_usd = PRICE_USD
+    return trouble
+
+
+def test_a_fallback_is_asked_only_if_the_day_has_room_for_it_beside_what_the_first_one_cost(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI, BEDROCK)
+
+    async def play(router: Router) -> list[Any]:
+        one.backends["openai"].script = [paid_for_nothing(), paid_for_nothing()]
+        return await drawn(
+            router, journey(one, usd_per_day=1.5 * PRICE_USD), journey(one, "b", usd_per_day=2 * PRICE_USD)
+        )
+
+    assert outcomes(one, play) == ["backend_timeout", "drawn"]
+    assert one.backends["bedrock"].asked == 1
+    spent = {row.entry.key_id: row.settlement.cost_microusd for row in one.rows() if row.settlement is not None}
+    assert spent == {"a": 50_000, "b": 100_000}
+
+
+def test_fallbacks_at_once_do_not_spend_the_same_rest_of_the_day(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI, BEDROCK)
+
+    async def play(router: Router) -> list[Any]:
+        one.backends["openai"].script = [paid_for_nothing() for _ in range(4)]
+        return await drawn(router, *(journey(one, usd_per_day=5 * PRICE_USD) for _ in range(4)))
+
+    assert sorted(outcomes(one, play)) == ["backend_timeout"] * 3 + ["drawn"]
+    assert sum(row.settlement.cost_microusd for row in one.rows() if row.settlement is not None) == 250_000
 
 
 def test_the_servers_own_quota_holds_for_all_keys_together(tmp_path: Path) -> None:
