@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from pipelines.messages import forwards_for, rows_for
 from server.core import errors
 from server.core.caller import Caller
 from server.core.observer import DEAF, Observer
@@ -224,11 +225,13 @@ def _in_micro(caps: Mapping[str | None, float]) -> dict[str | None, int]:
 
 
 def work_units(request: ImageRequest) -> float:
-    """Of one picture: rows x pixels x steps, of what our own devices draw; 0 for others, whose work nobody knows."""
+    """Of one picture of our own devices: rows x pixels x the steps that are done; 0 of others, whose work nobody
+    knows."""
     if not isinstance(request, LocalRequest):
         return 0.0
-    rows = 2 if request.guidance_scale > 1 else 1
-    return float(rows * request.size.width_px * request.size.height_px * request.steps)
+    steps = forwards_for(request.family, request.steps, request.sampler, request.strength)
+    rows = rows_for(request.family, request.guidance_scale)
+    return float(rows * request.size.width_px * request.size.height_px * steps)
 
 
 def microusd(usd: float) -> int:

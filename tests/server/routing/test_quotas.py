@@ -16,11 +16,11 @@ from server.core.caller import Caller, Limits
 from server.core.errors import SafelightError
 from server.ledger.entries import Quota, Used
 from server.ledger.ledger import Ledger
-from server.routing.accounts import Accounts
+from server.routing.accounts import Accounts, work_units
 from server.routing.journey import Journey
 from server.routing.router import Router
 from tests.server.ledger.samples import NOW, entry, opened, played, settlement
-from tests.server.routing.stage import BEDROCK, OPENAI, OURS, PRICE_USD, Scripted, Stage
+from tests.server.routing.stage import BEDROCK, OPENAI, OURS, PRICE_USD, Scripted, Stage, request_for
 
 # Of one picture of the stage: one row, 64 x 64 pixels, four steps.
 WORK = 64 * 64 * 4
@@ -78,6 +78,23 @@ def test_the_refusal_says_what_is_used_up_and_keeps_clients_from_repeating(tmp_p
     assert (error.status, error.code, error.headers()) == (429, "insufficient_quota", {"x-should-retry": "false"})
     assert "0 of 32,768 are spent or reserved, and this request needs 49,152" in error.message
     assert one.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "row_steps"),
+    [
+        ({"steps": 10}, 10),
+        ({"steps": 10, "guidance_scale": 5.0}, 20),
+        ({"steps": 10, "guidance_scale": 5.0, "family": "flux"}, 10),
+        ({"steps": 10, "guidance_scale": 5.0, "strength": 0.4}, 8),
+        ({"steps": 10, "strength": 0.45, "family": "flux"}, 5),
+        ({"steps": 10, "sampler": "heun"}, 19),
+        ({"steps": 10, "sampler": "heun", "strength": 0.4}, 7),
+    ],
+)
+def test_work_units_are_of_the_steps_that_are_done(asked: dict[str, Any], row_steps: int) -> None:
+    request = replace(request_for(OURS, 1), **asked)
+    assert work_units(request) == 64 * 64 * row_steps
 
 
 def test_what_was_used_up_stays_so_over_a_restart_and_another_key_has_its_own(tmp_path: Path) -> None:
