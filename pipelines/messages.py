@@ -430,13 +430,24 @@ def steps_after(family: FamilyName, steps: int, strength: float) -> int:
 
 def forwards(family: FamilyName, params: DrawParams) -> int:
     """About how many forwards of the denoiser a picture takes; never less than 1."""
-    steps = params.steps if params.image is None else steps_after(family, params.steps, params.strength)
-    return max(1, 2 * steps - 1 if params.sampler in SECOND_ORDER else steps)
+    strength = 1.0 if params.image is None else params.strength
+    return forwards_for(family, params.steps, params.sampler, strength)
+
+
+def forwards_for(family: FamilyName, steps: int, sampler: SamplerName, strength: float) -> int:
+    """The same of what is no job yet. strength: 1 without an image."""
+    done = steps_after(family, steps, strength)
+    return max(1, 2 * done - 1 if sampler in SECOND_ORDER else done)
+
+
+def rows_for(family: FamilyName, guidance_scale: float) -> int:
+    """The rows of one forward that a picture fills. FLUX is told its guidance, and needs no second row for it."""
+    return 2 if guidance_scale > 1 and family != "flux" else 1
 
 
 def work_of(family: FamilyName, params: DrawParams) -> float:
     """Pixels times rows times steps, about, for estimates of time."""
-    rows = 2 if params.guidance_scale > 1 and family != "flux" else 1
+    rows = rows_for(family, params.guidance_scale)
     return params.width_px * params.height_px * (rows * forwards(family, params) + FRAME_STEPS)
 
 

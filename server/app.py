@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.datastructures import State
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.leaks import Leaks, Planted
@@ -28,6 +27,7 @@ from server.api.description import describe
 from server.api.editions import Tenancy
 from server.api.envelope import Edge, install_handlers
 from server.api.gate import needs_of
+from server.api.origins import METHODS, Origins
 from server.api.parse import Reach
 from server.api.repeats import REPEAT_HEADERS
 from server.api.routes import add_routes
@@ -263,12 +263,14 @@ def leaking(app: ASGIApp, planted: Planted) -> ASGIApp:
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
-    """Let the pages of these origins call the server, with the headers that the official clients send."""
+    """Let the pages of these origins call the server, with the headers that the official clients send. A server is
+    most often in a private network; pages of all the world are not let into it, only those of named origins."""
     app.add_middleware(
-        CORSMiddleware,
+        Origins,
         allow_origins=origins,
-        allow_methods=["GET", "HEAD", "POST"],
+        allow_methods=METHODS,
         allow_headers=["*"],
+        allow_private_network="*" not in origins,
         expose_headers=EXPOSED_HEADERS,
     )
 

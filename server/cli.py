@@ -34,9 +34,11 @@ from server.terminal import (
     check_models,
     configured,
     fail,
+    path_of,
     policy_problems,
     visible,
 )
+from server.writable import unwritable
 
 app = typer.Typer(help="Safelight: an image server for your own house.", no_args_is_help=True, add_completion=False)
 app.add_typer(models_commands.app, name="models")
@@ -60,7 +62,9 @@ def serve_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the worker.")] = None,
     public_base_url: Annotated[str | None, typer.Option(help="What result URLs start with.")] = None,
-    files_folder: Annotated[Path | None, typer.Option(help="Where result files live for their hour.")] = None,
+    files_folder: Annotated[
+        Path | None, typer.Option(parser=path_of, metavar="PATH", help="Where result files live for their hour.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     offline: Annotated[
         bool | None, typer.Option("--offline/--no-offline", help="Build nothing that could go out.")
@@ -189,8 +193,8 @@ def lines_of(taken_over: dict[str, Any]) -> list[str]:
 
 @app.command()
 def check(models: MODELS_FLAG = None) -> None:
-    """Check the settings, the keys, models.yaml, every model's files, the content checks, and which models fit on which
-    device; exit 1 when a model, an adapter, a ControlNet, a key or a check cannot be used."""
+    """Check the settings, the keys, models.yaml, every model's files, the content checks, the folders that are written
+    to, and which models fit on which device; exit 1 when one of these cannot be used."""
     settings, catalogue = configured(models=models)
     findings = check_models(catalogue.specs())
     for finding in findings:
@@ -207,15 +211,19 @@ def check(models: MODELS_FLAG = None) -> None:
     against_policy = policy_problems(settings, catalogue)
     for line in against_policy or findings_of_policy(catalogue):
         typer.echo(visible(line))
+    of_folders = unwritable(settings)
+    for line in of_folders:
+        typer.echo(visible(line))
     fittings = fitting(settings.devices, settings.weights_memory, findings, catalogue.specs())
     for line in (line for one in fittings for line in one.lines()):
         typer.echo(line)
     nowhere = set.intersection(*(set(one.too_large()) for one in fittings))
     broken = {finding.id for finding in findings if finding.problem or finding.loras or finding.controls} | nowhere
     typer.echo(f"{settings.models}: {len(findings)} models, {len(broken)} with problems")
-    if key_problems or against_policy:
-        typer.echo(f"{len(key_problems)} problems of keys, {len(against_policy)} of content checks")
-    raise typer.Exit(1 if broken or key_problems or against_policy else 0)
+    if key_problems or against_policy or of_folders:
+        counts = f"{len(key_problems)} problems of keys, {len(against_policy)} of content checks"
+        typer.echo(f"{counts}, {len(of_folders)} of folders")
+    raise typer.Exit(1 if broken or key_problems or against_policy or of_folders else 0)
 
 
 def problems_of_access(settings: Settings, catalogue: Catalogue) -> list[str]:

@@ -22,10 +22,13 @@ from server.access.keys_file import change_keys, read_keys
 from server.access.moments import moment_in, moment_text, seconds_in
 from server.access.records import KeyLimits, KeyRecord, KeysProblem
 from server.core.caller import SCOPES, Scope
-from server.terminal import MODELS_FLAG, NOT_GOOD, configured, fail
+from server.terminal import MODELS_FLAG, NOT_GOOD, configured, fail, path_of
 
 app = typer.Typer(help="Make, list, revoke, rotate and check the keys of callers.", no_args_is_help=True)
-FILE_FLAG = Annotated[Path, typer.Option("--keys", envvar="SAFELIGHT_KEYS", help="The file of the keys.")]
+FILE_FLAG = Annotated[
+    Path,
+    typer.Option("--keys", envvar="SAFELIGHT_KEYS", parser=path_of, metavar="PATH", help="The file of the keys."),
+]
 KEY_ARGUMENT = Annotated[str, typer.Argument(help="A key's id or name.")]
 EXPIRES_FLAG = Annotated[
     str | None, typer.Option("--expires", help="When it ends: 30d, 12h, 2027-01-31 or 2027-01-31T18:00+01:00.")

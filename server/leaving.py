@@ -1,7 +1,8 @@
 """How the server ends: in good order at the first signal, at once at the second, and whatever it was just doing.
 
 Knows signals, the drain and uvicorn's two switches; knows no routes.
-Invariant: from the first signal on nobody is told that the server is ready, and no process of it outlives it.
+Invariant: from the first signal on nobody is told that the server is ready, and no process of it outlives it. It ends
+with status 0 only if no request was broken off.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOOK_SECONDS = 0.05
 # After the second signal: then the process ends, whatever still keeps it.
 HASTE_SECONDS = 0.8
+# What shells add to the number of the signal that ended a program. As an exit status of our own: systemd takes a death
+# by SIGTERM for a clean end.
+OF_SIGNALS = 128
 
 
 class Stoppable(Protocol):
@@ -40,12 +44,12 @@ class Leaving:
 
     def __init__(self, server: Stoppable, services: Services, editions: Editions, own_folder: Path) -> None:
         self._server, self._services, self._editions, self._own_folder = server, services, editions, own_folder
-        self._has_begun = False
+        self._has_begun, self._status = False, 0
         self._waiting: asyncio.Task[None] | None = None
 
-    def signalled(self) -> None:
+    def signalled(self, number: signal.Signals) -> None:
         if self._has_begun:
-            self._at_once()
+            self._at_once(number)
             return
         self._has_begun = True
         drain_seconds = self._services.settings.drain_seconds
@@ -62,8 +66,10 @@ class Leaving:
                     await asyncio.sleep(LOOK_SECONDS)
         self._server.should_exit = True
 
-    def _at_once(self) -> None:
+    def _at_once(self, number: signal.Signals) -> None:
         log.warning("stopping at once", extra={"requests": self._editions.requests})
+        if self._editions.requests:
+            self._status = OF_SIGNALS + number
         self._server.force_exit = self._server.should_exit = True
         self._services.dispatcher.kill()
         # A database that is silent, or a thread that computes, may keep what follows from ending.
@@ -80,15 +86,15 @@ class Leaving:
         """The decoders end with this process, the workers have ended. What is open in the books is closed by the next
         start."""
         shutil.rmtree(self._own_folder, ignore_errors=True)
-        os._exit(0)
+        os._exit(self._status)
 
 
 @contextlib.contextmanager
-def signals(numbers: tuple[signal.Signals, ...], act: Callable[[], object]) -> Iterator[None]:
-    """Have `act` called in the running loop at each of these signals."""
+def signals(numbers: tuple[signal.Signals, ...], act: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """Have `act` called in the running loop at each of these signals, with its number."""
     loop = asyncio.get_running_loop()
     for number in numbers:
-        loop.add_signal_handler(number, act)
+        loop.add_signal_handler(number, act, number)
     try:
         yield
     finally:

@@ -81,7 +81,7 @@ async def serve(
         reloader = Reloader(State({"services": services}))
         server = _Server(_config(build_app(services, reloader, on_lag)))
         leaving = Leaving(server, services, reloader.editions, Path(own_folder))
-        with signals((signal.SIGHUP,), reloader.by_signal):
+        with signals((signal.SIGHUP,), lambda _: reloader.by_signal()):
             await services.desk.open()
             # Before anything is accepted, and until the last of it is settled.
             if not await _opened(services):
@@ -100,7 +100,7 @@ async def serve(
 async def _opened(services: Services) -> bool:
     """Open the books; False when a signal came first."""
     opening = asyncio.create_task(services.ledger.open())
-    with signals(STOP_SIGNALS, opening.cancel):
+    with signals(STOP_SIGNALS, lambda _: opening.cancel()):
         try:
             await opening
         except asyncio.CancelledError:

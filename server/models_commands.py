@@ -28,6 +28,7 @@ from server.terminal import (
     check_models,
     configured,
     fail,
+    path_of,
 )
 
 app = typer.Typer(help="List, fetch, check and carry models.", invoke_without_command=True)
@@ -67,7 +68,10 @@ def state_of(spec: ModelSpec, report: Finding) -> str:
 def pull_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="An id of models.yaml, or a new one.")],
-    into: Annotated[Path | None, typer.Option(help="Where its folder is made; the models folder if absent.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(parser=path_of, metavar="PATH", help="Where its folder is made; the models folder if absent."),
+    ] = None,
     source: Annotated[
         list[str] | None, typer.Option(help="[https://MIRROR/]OWNER/NAME@COMMIT, in order; else as the entry says.")
     ] = None,
@@ -114,7 +118,10 @@ def add_command(context: typer.Context) -> None:
 def import_command(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The archive to unpack.")],
-    into: Annotated[Path | None, typer.Option(help="Where the models go; the models folder if absent.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(parser=path_of, metavar="PATH", help="Where the models go; the models folder if absent."),
+    ] = None,
 ) -> None:
     """Unpack an archive to where the entries look for what is pulled, or into a folder."""
     folder = into or configured(models=context.obj)[1].models_folder

@@ -22,7 +22,17 @@ from server.images.fetch import FetchPolicy
 from server.policy.building import PolicyProblem, build_policy
 from server.remotes import NO_LASTING_BOOKS, needs_lasting_books
 
-MODELS_FLAG = Annotated[Path | None, typer.Option("--models", help="The catalogue, models.yaml.")]
+
+def path_of(text: str) -> Path:
+    """A flag's value. Nothing would be the current folder, which nobody means who says nothing."""
+    if not text.strip():
+        raise typer.BadParameter("a path is empty")
+    return Path(text)
+
+
+MODELS_FLAG = Annotated[
+    Path | None, typer.Option("--models", parser=path_of, metavar="PATH", help="The catalogue, models.yaml.")
+]
 SERVER_FLAG = Annotated[str, typer.Option("--server", envvar="SAFELIGHT_SERVER", help="Where the server is.")]
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 KEY_FLAG = Annotated[

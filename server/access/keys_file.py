@@ -2,7 +2,8 @@
 
 Knows paths, locks and modes; knows no caller and no clock.
 Invariant: a file is whole at every moment, or not there; whoever changes it does so alone, on top of all that was
-changed before; nobody but its owner can read either file.
+changed before; nobody can read either file but its owner and, where that is root, the group that root lets in; nobody
+but the owner can write them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import TypeVar
 from server.access.key_text import CHECKED_WORD, SECRET_BYTES, hashed
 from server.access.records import VERSION, KeysFile, KeysProblem, decoded, encoded
 
-OWNERS_ALONE = 0o600
+OWNERS_ALONE, GROUPS_TOO = 0o600, 0o640
+ROOT = 0
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 MAX_FILE_BYTES = 64 * 1024**2
 T = TypeVar("T")
@@ -113,13 +115,20 @@ def _own_content(path: Path) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise KeysProblem(f"{path} is no file.")
-            if status.st_mode & OTHERS:
-                raise KeysProblem(f"Others than its owner may read or write {path}: chmod 600 it.")
+            _refuse_others(path, status)
             if status.st_size > MAX_FILE_BYTES:
                 raise KeysProblem(f"{path} is larger than {MAX_FILE_BYTES} bytes.")
             return file.read(MAX_FILE_BYTES)
     except OSError as error:
         raise KeysProblem(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _refuse_others(path: Path, status: os.stat_result) -> None:
+    """What root owns may be read by a group: so Kubernetes lays secrets down (fsGroup), and nobody but root can have
+    chosen the group. Source: PostgreSQL asks the same of its server's private key."""
+    refused = OTHERS & ~stat.S_IRGRP if status.st_uid == ROOT else OTHERS
+    if status.st_mode & refused:
+        raise KeysProblem(f"Others than its owner may read or write {path}: chmod 600 it.")
 
 
 @contextlib.contextmanager
@@ -142,6 +151,7 @@ def _write(place: Path, content: bytes) -> None:
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor is no path)
             _give_to_owner_of(place.parent, descriptor)
+            _lend_as_before(place, descriptor)
             file.write(content)
             file.flush()
             os.fsync(descriptor)
@@ -162,6 +172,16 @@ def _sync_folder(folder: Path) -> None:
 
 def _give_to_owner_of(folder: Path, descriptor: int) -> None:
     """What root writes into a service's folder, the service must be able to read."""
-    if os.geteuid() == 0:
+    if os.geteuid() == ROOT:
         status = folder.stat()
         os.fchown(descriptor, status.st_uid, status.st_gid)
+
+
+def _lend_as_before(place: Path, descriptor: int) -> None:
+    """The group that root let read the file that is replaced reads the new one."""
+    if os.geteuid() != ROOT or not place.exists():
+        return
+    status = place.stat()
+    if status.st_uid == ROOT and status.st_mode & stat.S_IRGRP:
+        os.fchown(descriptor, ROOT, status.st_gid)
+        os.fchmod(descriptor, GROUPS_TOO)

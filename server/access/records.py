@@ -18,7 +18,8 @@ from server.core.caller import Caller, Limits, Scope
 
 VERSION: Literal[1] = 1
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-KeyId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{12}\Z")]
+KEY_ID = re.compile(r"\A[0-9a-f]{12}\Z")
+KeyId = Annotated[str, Meta(pattern=KEY_ID.pattern)]
 NAME = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9 ._@/+-]{0,63}\Z")
 KeyName = Annotated[str, Meta(pattern=NAME.pattern)]
 # A public name, an id of a model of ours, or BACKEND:MODEL.

@@ -50,6 +50,7 @@ def parse_local(asked: Asked, model: str, entry: ModelEntry, local_format: Respo
     request = LocalRequest(
         operation=asked.operation,
         model=model,
+        family=entry.family,
         prompt=style.prompt.replace("{prompt}", asked.prompt),
         sent_prompt=asked.prompt,
         negative_prompt=_first_given(body.negative_prompt, style.negative_prompt),

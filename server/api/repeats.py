@@ -23,6 +23,7 @@ from starlette.types import Message
 
 from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.gate import caller_of
+from server.api.joining import begun_in_time, told_in_time
 from server.api.long_body import LongBody
 from server.api.replies import kept_url
 from server.api.services import Services, services_of
@@ -100,14 +101,14 @@ def _check(earlier: Claim, claim: Claim) -> None:
 async def _followed(request: Request, work: Work, *, is_first: bool) -> Response:
     """The work's answer, for one of those who wait for it."""
     with work.present():
-        opened = await unless_gone(request, _begun(work))
+        opened = await unless_gone(request, _begun(work) if is_first else begun_in_time(request, _begun(work)))
     if opened is None:
         return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
     headers = opened.headers if is_first else _lasting(opened.headers) | _repeated(work.request_id)
     if not is_first:
         log.info("joined", extra={"request_id": request.scope[REQUEST_ID], "original": work.request_id})
     if opened.body is None:
-        return EventStream(work.heard(), headers)
+        return EventStream(work.heard() if is_first else told_in_time(request, work.heard()), headers)
     return LongBody(opened.body, opened.status, headers if opened.is_kept else headers | {STATE: "not_kept"})
 
 

@@ -123,7 +123,7 @@ FORBIDDEN_ORIGIN = _refused(
     403,
     "origin_not_allowed",
     "Pages of {origin} may not do this: list the origin in SAFELIGHT_CORS_ORIGINS.",
-    "a web page of another origin asked for what changes the server",
+    "a web page of another origin asked for what changes the server, or whether it may call it (a preflight)",
 )
 MODEL_PINNED = _refused(
     409,
@@ -301,6 +301,15 @@ DEADLINE_EXCEEDED = ErrorRow(
     "deadline_exceeded",
     "The pictures were not there within the time that this request may take; they are not drawn any further.",
     "the deadline of `x-safelight-timeout`, of the client, or of plain answers passed while it was drawn",
+    should_retry=False,
+)
+JOINED_TOO_LONG = ErrorRow(
+    504,
+    SERVER_ERROR,
+    "deadline_exceeded",
+    "The pictures were not there within the time that this request may take. They are drawn on for those who still "
+    "wait for them under this Idempotency-Key.",
+    "the same for a request that joined another under its `Idempotency-Key`, which goes on",
     should_retry=False,
 )
 DEADLINE_TOO_SHORT = _refused(

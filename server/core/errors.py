@@ -215,6 +215,10 @@ def deadline_exceeded() -> SafelightError:
     return SafelightError(error_table.DEADLINE_EXCEEDED)
 
 
+def joined_too_long() -> SafelightError:
+    return SafelightError(error_table.JOINED_TOO_LONG)
+
+
 def deadline_too_short(seconds: float, limit_seconds: float) -> SafelightError:
     return SafelightError(error_table.DEADLINE_TOO_SHORT, seconds=seconds, limit_seconds=limit_seconds)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.messages import Control, Lora, OutputFormat, SamplerName
+from pipelines.messages import Control, FamilyName, Lora, OutputFormat, SamplerName
 
 ResponseFormat = Literal["url", "b64_json"]
 Operation = Literal["generation", "edit", "variation"]
@@ -67,12 +67,13 @@ class ImageRequest:
 class LocalRequest(ImageRequest):
     """One that a model of our own draws: every default is filled in.
 
-    image: RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change. strength: in (0, 1], how
-    far the image may be left; without an image it means nothing. loras: in the order in which they were named.
-    control: a hint beside the prompt, whose pixels come last of all. is_checked: whether the worker's safety checker
-    sees the picture before anybody else does.
+    family: of the model. image: RGB of `size`, row by row. mask: one byte a pixel of it, 255 where it may change.
+    strength: in (0, 1], how far the image may be left; 1 without an image. loras: in the order in which they were
+    named. control: a hint beside the prompt, whose pixels come last of all. is_checked: whether the worker's safety
+    checker sees the picture before anybody else does.
     """
 
+    family: FamilyName
     steps: int
     guidance_scale: float
     sampler: SamplerName

@@ -7,10 +7,11 @@ Invariant: one frozen object, complete and checked before anything starts.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -260,7 +261,7 @@ class Settings(BaseSettings):
 
 def load_settings(flags: Mapping[str, Any]) -> Settings:
     """Flags win over the environment; a flag that is None was not given. Raises SettingsProblem."""
-    problems = _unknown_variables(os.environ)
+    problems = [*_unknown_variables(os.environ), *_unreadable_variables(os.environ)]
     if problems:
         raise SettingsProblem(problems)
     try:
@@ -273,6 +274,30 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | FOREIGN_VARIABLES
     strangers = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
     return [f"{name}: unknown setting.{did_you_mean(name, known)}" for name in strangers]
+
+
+def _unreadable_variables(environment: Mapping[str, str]) -> list[str]:
+    """An empty path would be the current folder, and no keys file an open server: what holds nothing is most often
+    another variable that was never set."""
+    return [
+        f"{PREFIX}{name.upper()}: {told}"
+        for variable, value in sorted(environment.items())
+        if (name := variable.upper().removeprefix(PREFIX).lower()) in Settings.model_fields
+        and variable.upper().startswith(PREFIX)
+        and (told := _unreadable(name, value)) is not None
+    ]
+
+
+def _unreadable(name: str, value: str) -> str | None:
+    if not value.strip():
+        return "is empty. Unset it, or give it a value."
+    if get_origin(Settings.model_fields[name].annotation) is not tuple:
+        return None
+    try:
+        is_list = isinstance(json.loads(value), list)
+    except (ValueError, RecursionError):
+        is_list = False
+    return None if is_list else 'is no JSON list, such as ["example.org"].'
 
 
 def _sentence(error: Any, flags: Mapping[str, Any]) -> str:

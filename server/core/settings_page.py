@@ -17,8 +17,9 @@ INTRODUCTION = """\
 # Settings
 
 Every setting is an environment variable; a few are flags of `safelight serve` too, which win. An unknown `SAFELIGHT_*`
-variable is refused at start, and so is a value out of range, with the variable's name and what is allowed. Lists are
-written as JSON. `safelight check` reads them without starting anything.
+variable is refused at start, and so is a value out of range, with the variable's name and what is allowed. So is an
+empty value, of paths too: unset what is not meant. Lists are written as JSON. `safelight check` reads them without
+starting anything.
 
 The commands that ask a server read `SAFELIGHT_SERVER` (its address) and `SAFELIGHT_KEY`; those in `scripts/` read
 `SAFELIGHT_VENV` (where the environment is made) and `SAFELIGHT_PYTHON` (the interpreter).

@@ -22,8 +22,8 @@ class Entry:
     """One image, reserved before any work for it starts. request_id and index (0, 1 ...) together are unique.
 
     key_id: whose it is; None without keys. requested_model: the name as sent, at most 100 characters. size:
-    "1024x1024", as asked. work_units: as admission reads them, 0 where nobody knows. reserved_microusd: what it may
-    cost, which counts until it is settled.
+    "1024x1024", as asked. work_units: rows x pixels x steps that drawing it takes, 0 where nobody knows.
+    reserved_microusd: what it may cost, which counts until it is settled.
     """
 
     request_id: str

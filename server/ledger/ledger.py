@@ -95,6 +95,14 @@ class Ledger:
             self._lock_caps,
         )
 
+    async def try_raise(self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int) -> Excess | None:
+        """Raise what open entries of one request reserve to what they now say, only if all of the quotas have room for
+        it; else the first that has not. Holds across servers."""
+        return await self._write(
+            lambda connection: writing.try_raise(connection, self._tally, entries, quotas, since_unix_ms),
+            self._lock_caps,
+        )
+
     async def first_excess(
         self, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
     ) -> Excess | None:

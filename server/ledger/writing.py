@@ -7,7 +7,7 @@ Invariant: what contradicts the ledger raises LedgerRefusal; whoever calls undoe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, false, insert, select, text, true, update
@@ -55,6 +55,11 @@ _SETTLE = (
         | {"is_presumed": false()}
     )
 )
+_RAISE = (
+    update(ENTRIES)
+    .where(_entry.request_id == bindparam("of_request"), _entry["index"] == bindparam("of_index"))
+    .values(reserved_microusd=_entry.reserved_microusd + bindparam("more"))
+)
 _BEGIN = insert(ATTEMPTS)
 _DECIDE = insert(DECISIONS)
 _END = (
@@ -94,6 +99,28 @@ def try_reserve(
     excess = first_excess(entries, quotas, used)
     if excess is None:
         reserve(connection, entries)
+    return excess
+
+
+def try_raise(
+    connection: Connection, tally: Tally, entries: Sequence[Entry], quotas: Sequence[Quota], since_unix_ms: int
+) -> Excess | None:
+    """Reserve the money that open entries lack to what they now say, if it fits into all of the quotas; else the first
+    that it does not fit into. Nobody else may try so until the commit. Raises LedgerRefusal if one is not there."""
+    request_id = entries[0].request_id
+    rows = connection.execute(select(_entry["index"], _entry.reserved_microusd).where(_entry.request_id == request_id))
+    held = {int(index): int(reserved) for index, reserved in rows}
+    if not {entry.index for entry in entries} <= held.keys():
+        raise LedgerRefusal(NEVER_RESERVED)
+    lacks = [max(0, entry.reserved_microusd - held[entry.index]) for entry in entries]
+    more = [replace(entry, work_units=0.0, reserved_microusd=lack) for entry, lack in zip(entries, lacks, strict=True)]
+    used = {quota.key_id: tally.used(connection, since_unix_ms, quota.key_id) for quota in quotas}
+    excess = first_excess(more, quotas, used)
+    if excess is None:
+        connection.execute(
+            _RAISE,
+            [{"of_request": request_id, "of_index": one.index, "more": one.reserved_microusd} for one in more],
+        )
     return excess
 
 

@@ -11,9 +11,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Mapping
 from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from pipelines.messages import forwards_for, rows_for
 from server.core import errors
 from server.core.caller import Caller
 from server.core.observer import DEAF, Observer
@@ -73,6 +75,17 @@ class Accounts:
             _check_excess(await self._kept("reserve", reserving), entries)
         else:
             await self._kept("reserve", self._ledger.reserve(entries))
+
+    async def raise_to(self, journey: Journey, usd: float) -> None:
+        """Before another try: usd is what it and those before may cost together. Raises SafelightError as `open`
+        does."""
+        quotas = [
+            replace(quota, work_units=None) for quota in self._quotas(journey.caller) if quota.microusd is not None
+        ]
+        if quotas:
+            entries = self._entries(journey, usd)
+            raising = self._ledger.try_raise(entries, quotas, day_began_unix_ms())
+            _check_excess(await self._kept("reserve", raising), entries)
 
     def _quotas(self, caller: Caller) -> list[Quota]:
         limits = caller.limits
@@ -212,11 +225,13 @@ def _in_micro(caps: Mapping[str | None, float]) -> dict[str | None, int]:
 
 
 def work_units(request: ImageRequest) -> float:
-    """Of one picture: rows x pixels x steps, of what our own devices draw; 0 for others, whose work nobody knows."""
+    """Of one picture of our own devices: rows x pixels x the steps that are done; 0 of others, whose work nobody
+    knows."""
     if not isinstance(request, LocalRequest):
         return 0.0
-    rows = 2 if request.guidance_scale > 1 else 1
-    return float(rows * request.size.width_px * request.size.height_px * request.steps)
+    steps = forwards_for(request.family, request.steps, request.sampler, request.strength)
+    rows = rows_for(request.family, request.guidance_scale)
+    return float(rows * request.size.width_px * request.size.height_px * steps)
 
 
 def microusd(usd: float) -> int:

@@ -72,11 +72,13 @@ class Try:
 
 @dataclass(slots=True)
 class Course:
-    """What has happened so far. reason: why in this order. wasted_usd: on tries that did not serve."""
+    """What has happened so far. reason: why in this order. reserved_usd: what may be spent of the day's quotas.
+    wasted_usd: on tries that did not serve."""
 
     reason: str
     tries: list[Try] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    reserved_usd: float = 0.0
     wasted_usd: float = 0.0
 
     @property

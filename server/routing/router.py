@@ -39,6 +39,8 @@ from server.routing.verdict import Verdict, unasked, verdict_of
 
 log = logging.getLogger("safelight.routing")
 MAX_ATTEMPTS, OK_STATUS = 2, 200
+# Less is not counted; estimates of our own devices' seconds move by less all the time.
+LEAST_USD = 0.000_001
 TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
 OnPicture = Callable[[int, Picture, ImageRequest], None]
@@ -99,8 +101,8 @@ class Router:
         if self.calls.are_ending:
             raise errors.shutting_down()
         ranking = self.ranked(journey)
-        await self.accounts.open(journey, _most_usd(ranking))
-        course = Course(told(ranking, self.weights))
+        course = Course(told(ranking, self.weights), reserved_usd=_most_usd(ranking))
+        await self.accounts.open(journey, course.reserved_usd)
         try:
             served = await self._served(journey, ranking, course, _Turn(on_picture, listener_of))
             await _delivered(served, deliver)
@@ -208,9 +210,11 @@ class Router:
         """Raises SafelightError where it was not asked."""
         began_seconds, usd = time.monotonic(), 0.0
         attempt_id: str | None = None
+        # Not as it was ranked: the size may have followed from the pictures since.
+        expected_usd = self.backends[target.backend].estimate(request).usd
+        await self._reserve(journey, course, expected_usd)
         if target in self.upstreams:
-            # Not as it was ranked: the size may have followed from the pictures since.
-            usd = self.backends[target.backend].estimate(request).usd
+            usd = expected_usd
             attempt_id = await self.accounts.begin(journey, target, course.asked + 1, usd)
             if attempt_id is None:
                 raise errors.insufficient_quota()
@@ -242,6 +246,14 @@ class Router:
         self._end(attempt_id, None, OK_STATUS, _ms_since(began_seconds), drawn.cost_usd)
         self._tried(target, OK, began_seconds, drawn.cost_usd)
         return self._succeeded(target, request, drawn, course, _ms_since(began_seconds))
+
+    async def _reserve(self, journey: Journey, course: Course, usd: float) -> None:
+        """What one try may cost is reserved; a second one costs more where the first has cost something. Raises
+        SafelightError where the day's quotas have no room for it."""
+        needed_usd = course.wasted_usd + usd
+        if needed_usd > course.reserved_usd + LEAST_USD:
+            await self.accounts.raise_to(journey, needed_usd)
+            course.reserved_usd = needed_usd
 
     async def _drawn(self, target: Target, order: Order[ImageRequest], ears: Ears) -> Drawn:
         """Within the drain time, once the server stops; our own devices' part of it the dispatcher knows.

@@ -93,7 +93,7 @@ def verdict_of(failure: SafelightError | Trouble, target: Target, life: Life) ->
 
 def unasked(refusal: SafelightError, target: Target) -> Verdict:
     """Of a target that was not asked: its request could not be made ready, or the day's limit is reached."""
-    if refusal.row is error_table.INSUFFICIENT_QUOTA:
+    if refusal.row in (error_table.INSUFFICIENT_QUOTA, error_table.QUOTA_USED_UP):
         return Verdict("daily_limit", refusal, is_curable=True)
     if refusal.status == HTTPStatus.BAD_REQUEST:
         return Verdict(refusal.code, refusal, is_curable=True, is_unfit=True)

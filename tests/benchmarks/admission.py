@@ -46,6 +46,7 @@ WORKER = WorkerSettings((ModelSpec(MODEL, "sd21", "/nowhere"),), "cpu", 1, 10.0,
 REQUEST = LocalRequest(
     operation="generation",
     model=MODEL,
+    family="sdxl",
     prompt="a circle",
     sent_prompt="a circle",
     negative_prompt=None,

@@ -54,11 +54,12 @@ def test_check_names_line_and_key_and_suggests(tmp_path: Path) -> None:
     assert f"{catalogue}:6: models.a.defalts: unknown key. Did you mean 'defaults'?" in finished.stderr
 
 
-def test_check_finds_that_the_server_would_refuse_its_address() -> None:
-    finished = run_cli("check", SAFELIGHT_HOST="192.168.1.1")
+def test_check_finds_that_the_server_would_refuse_its_address_and_could_not_write() -> None:
+    finished = run_cli("check", SAFELIGHT_HOST="192.168.1.1", SAFELIGHT_FILES_FOLDER="/proc/self")
     assert finished.returncode == 1
     assert "keys: refusing to listen on 192.168.1.1: there are no keys" in finished.stdout
-    assert finished.stdout.endswith("1 problems of keys, 0 of content checks\n")
+    assert "SAFELIGHT_FILES_FOLDER: /proc/self cannot be written" in finished.stdout
+    assert finished.stdout.endswith("1 problems of keys, 0 of content checks, 1 of folders\n")
 
 
 def test_check_and_models_say_what_is_present() -> None:

@@ -46,6 +46,7 @@ EVERY_ERROR = {
     "too_many_at_once": errors.too_many_at_once("this server", 8),
     "quota_used_up": errors.quota_used_up("this key", "USD", "4.9", "5", "0.2"),
     "deadline_exceeded": errors.deadline_exceeded(),
+    "joined_too_long": errors.joined_too_long(),
     "deadline_too_short": errors.deadline_too_short(30.0, 10.0),
     "queue_beyond_deadline": errors.queue_beyond_deadline(30.0, 10.0),
     "backend_failed": errors.backend_failed(),

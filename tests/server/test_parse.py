@@ -402,6 +402,7 @@ def test_a_bare_prompt_gets_the_default_models_defaults(catalogue: Catalogue) ->
     assert request == LocalRequest(
         operation="generation",
         model="tiny",
+        family="sdxl",
         prompt="a red circle",
         sent_prompt="a red circle",
         negative_prompt=None,

@@ -50,6 +50,7 @@ models:
 """
 HOUR_SECONDS = 3600
 CALLER_HEADER = "x-test-caller"
+NOTHING_MORE: dict[str, str] = {}
 Play = Callable[["House"], Awaitable[None]]
 
 
@@ -187,10 +188,18 @@ class House:
             desk=Desk(Shelf(self.folder / "answers", self.quota_bytes, lambda: self.now)),
         )
 
-    def send(self, *keys: bytes, caller: str = "anna", path: str = "/v1/images/generations", **body: Any) -> Exchange:
+    def send(
+        self,
+        *keys: bytes,
+        caller: str = "anna",
+        path: str = "/v1/images/generations",
+        more_headers: dict[str, str] = NOTHING_MORE,
+        **body: Any,
+    ) -> Exchange:
         told = {"prompt": "x", "response_format": "b64_json"} | body
         headers = [(b"content-type", b"application/json"), (CALLER_HEADER.encode(), caller.encode())]
         headers += [(b"idempotency-key", key) for key in keys]
+        headers += [(name.encode(), value.encode()) for name, value in more_headers.items()]
         return Exchange().begin(Edge(self.app), path, headers, json.dumps(told).encode())
 
     async def ask(self, *keys: bytes, **rest: Any) -> Exchange:
@@ -549,6 +558,48 @@ def test_a_stream_is_joined_from_where_it_is_and_replayed_as_its_pictures(tmp_pa
         told = json.loads(third.body.decode().split("data: ")[1])
         assert base64.b64decode(told["b64_json"]) == b"picture 1"
         assert (house.drawer.drawn, await house.outcomes()) == (1, ["succeeded"])
+
+    played(tmp_path, play)
+
+
+PATIENCE = ({"x-safelight-timeout": "1"}, {"x-stainless-read-timeout": "0.2"})
+
+
+@pytest.mark.parametrize("patience", PATIENCE, ids=["asked for", "its client's"])
+def test_who_joined_waits_no_longer_than_it_may_itself_and_the_work_goes_on(
+    tmp_path: Path, patience: dict[str, str]
+) -> None:
+    async def play(house: House) -> None:
+        house.drawer.may_draw.clear()
+        first = house.send(b"k")
+        await house.drawer.has_begun.wait()
+        second = await house.ask(b"k", more_headers=patience)
+        assert (second.status, second.told["error"]["code"]) == (504, "deadline_exceeded")
+        assert "drawn on" in second.told["error"]["message"]
+        house.drawer.may_draw.set()
+        assert (await first.ended()).status == 200
+        again = await house.ask(b"k", more_headers=patience)
+        assert (again.status, again.body) == (200, first.body)
+        assert (house.drawer.drawn, house.drawer.cancelled, await house.outcomes()) == (1, 0, ["succeeded"])
+
+    played(tmp_path, play)
+
+
+def test_who_joined_a_stream_is_told_when_its_own_time_is_over(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        house.drawer.may_draw.clear()
+        body: dict[str, Any] = {"stream": True, "partial_images": 1}
+        first = house.send(b"k", **body)
+        await first.has_body.wait()
+        second = await house.ask(b"k", more_headers={"x-safelight-timeout": "1"}, **body)
+        assert (second.status, events_in(second)) == (200, ["event: error"])
+        assert b'"deadline_exceeded"' in second.body
+        patient = house.send(b"k", more_headers={"x-stainless-read-timeout": "0.1"}, **body)
+        await patient.has_begun.wait()
+        house.drawer.may_draw.set()
+        assert events_in(await first.ended()) == ["partial_image", "completed"]
+        assert events_in(await patient.ended()) == ["completed"]
+        assert house.drawer.cancelled == 0
 
     played(tmp_path, play)
 

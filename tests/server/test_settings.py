@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from server.app import fetch_policy
+from server.cli import app
 from server.core.settings import DEFAULT_CATALOGUE, Settings, SettingsProblem, load_settings
 from server.images.fetch import FetchPolicy
 
@@ -82,6 +84,37 @@ def test_a_value_in_a_wrong_form_is_told_the_right_one_and_not_repeated(monkeypa
     (problem,) = problems_of({})
     assert "sqlite:///PATH or postgresql+psycopg://" in problem
     assert "secret" not in problem
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_an_empty_variable_is_refused_by_name_and_never_means_the_current_folder(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for empty in ("", " "):
+        monkeypatch.setenv(f"SAFELIGHT_{name.upper()}", empty)
+        assert problems_of({}) == [f"SAFELIGHT_{name.upper()}: is empty. Unset it, or give it a value."]
+
+
+def test_a_list_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("https://a.example", "{}", "[" * 100_000):
+        monkeypatch.setenv("SAFELIGHT_CORS_ORIGINS", text)
+        assert problems_of({}) == ['SAFELIGHT_CORS_ORIGINS: is no JSON list, such as ["example.org"].']
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["serve", "--files-folder", ""],
+        ["serve", "--models", ""],
+        ["keys", "list", "--keys", ""],
+        ["usage", "--keys", ""],
+        ["models", "pull", "x", "--into", ""],
+        ["models", "import", "x", "--into", " "],
+    ],
+)
+def test_an_empty_path_is_refused_as_a_flag_too(flags: list[str]) -> None:
+    refused = CliRunner().invoke(app, flags)
+    assert (refused.exit_code, "a path is empty" in refused.output) == (2, True), refused.output
 
 
 @pytest.mark.parametrize(

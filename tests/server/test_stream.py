@@ -25,6 +25,7 @@ from tests.server.parts import local_backend, local_router
 REQUEST = LocalRequest(
     operation="generation",
     model="tiny",
+    family="sdxl",
     prompt="vivid x",
     sent_prompt="x",
     negative_prompt=None,

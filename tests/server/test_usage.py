@@ -15,6 +15,7 @@ from server.core.usage import usage_of
 REQUEST = LocalRequest(
     operation="generation",
     model="tiny",
+    family="sdxl",
     prompt="a red circle",
     sent_prompt="a red circle",
     negative_prompt=None,

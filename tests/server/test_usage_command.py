@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.cli import app
+from tests.server.access.parts import issue, revoke
 from tests.server.usage_server import serving, three_days
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,30 @@ def test_a_key_without_admin_rights_is_shown_its_own(url: str) -> None:
     refused = run(url, *RANGE, "--key-id", "k2", key="k1")
     assert refused.exit_code == 1
     assert "own usage alone" in refused.stderr
+
+
+def test_an_id_that_finds_nothing_is_named_beside_the_empty_table(url: str) -> None:
+    empty = run(url, *RANGE, "--key-id", "0123456789ab", "--key-id", "k2")
+    assert empty.exit_code == 0
+    assert empty.stderr.strip() == "note: no rows of --key-id '0123456789ab' from 2026-09-21 to 2026-09-23."
+    assert "k2" in empty.stdout
+    as_json = run(url, *RANGE, "--key-id", "nobody", "--json")
+    assert json.loads(as_json.stdout)["lines"] == []
+    assert "no rows of --key-id 'nobody'" in as_json.stderr
+    assert "`safelight keys list`" in as_json.stderr
+
+
+def test_a_key_that_is_asked_for_by_its_name_is_told_with_its_id(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    gone = issue(file, "alice").record.id
+    revoke(file, "alice")
+    present = issue(file, "alice").record.id
+    for key, status in (("admin", 0), ("k1", 1)):
+        told = run(url, *RANGE, "--key-id", "alice", "--keys", str(file), key=key)
+        assert told.exit_code == status
+        assert f"the key named 'alice' is {present} or {gone} (revoked)." in told.stderr
+    unreadable = run(url, *RANGE, "--key-id", "alice", "--keys", str(tmp_path / "none.json"))
+    assert (unreadable.exit_code, "`safelight keys list`" in unreadable.stderr) == (0, True)
 
 
 def test_without_days_it_tells_of_the_last_week(url: str) -> None:

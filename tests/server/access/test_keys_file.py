@@ -146,9 +146,47 @@ def test_a_damaged_file_is_refused_whole(path: Path, damage: Callable[[str], str
 @pytest.mark.parametrize("of", [Path, secret_path])
 def test_a_file_that_others_may_touch_is_refused(path: Path, mode: int, of: Callable[[Path], Path]) -> None:
     issue(path)
+    if os.geteuid() == 0:
+        os.chown(of(path), 10001, 10002)
     of(path).chmod(mode)
     with pytest.raises(KeysProblem, match="chmod 600"):
         read_keys(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root owns what root owns")
+@pytest.mark.parametrize("mode", [0o660, 0o620, 0o650, 0o644, 0o642])
+@pytest.mark.parametrize("of", [Path, secret_path])
+def test_what_root_owns_no_group_may_write_and_nobody_else_may_touch(
+    path: Path, mode: int, of: Callable[[Path], Path]
+) -> None:
+    issue(path)
+    of(path).chmod(mode)
+    with pytest.raises(KeysProblem, match="chmod 600"):
+        read_keys(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root owns what root owns")
+def test_a_group_reads_what_root_lends_it_as_kubernetes_lays_secrets_down(path: Path) -> None:
+    """Mode 0440 of root and the pod's fsGroup, behind the links that are turned when the secret changes."""
+    version = path.parent / "..2026_11_22"
+    version.mkdir()
+    (path.parent / "..data").symlink_to(version.name)
+    issue(version / "keys.json")
+    for file in (version / "keys.json", secret_path(version / "keys.json")):
+        os.chown(file, 0, 10002)
+        file.chmod(0o440)
+        (path.parent / file.name).symlink_to(Path("..data") / file.name)
+    assert len(read_keys(path).file.keys) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root owns what root owns")
+def test_what_a_group_could_read_it_reads_after_a_change(path: Path) -> None:
+    issue(path)
+    os.chown(path, 0, 10002)
+    path.chmod(0o640)
+    issue(path, "bob")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 10002, 0o640)
 
 
 def test_a_folder_or_a_pipe_is_no_keys_file_and_nothing_waits_for_it(path: Path) -> None:

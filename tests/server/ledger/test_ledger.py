@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.ledger.entries import Cursor, Row
+from server.ledger.entries import Cursor, Quota, Row
 from server.ledger.ledger import Ledger
 from server.ledger.problem import (
     BEGUN_BEFORE,
@@ -366,6 +366,23 @@ def test_a_cap_counts_what_was_spent_since_and_not_what_others_spent(url: str) -
         return [fits, more, nothing, after_its_end, without_caps]
 
     assert played(url, play) == [True, False, True, True, True]
+
+
+def test_a_reservation_is_raised_only_as_far_as_the_quotas_have_room_and_never_lowered(url: str) -> None:
+    quotas = [Quota("key_1", work_units=0.0, microusd=100)]
+
+    async def play(ledger: Ledger) -> tuple[list[bool], list[int]]:
+        async def raised(*reserved: int) -> bool:
+            entries = [entry("req", index=index, reserved_microusd=usd) for index, usd in enumerate(reserved)]
+            return await ledger.try_raise(entries, quotas, NOW) is None
+
+        await ledger.reserve([entry("req", index=index, reserved_microusd=30) for index in range(2)])
+        with pytest.raises(LedgerRefusal, match=NEVER_RESERVED):
+            await ledger.try_raise([entry("other", reserved_microusd=1)], quotas, NOW)
+        ends = [await raised(51, 50), await raised(60, 40), await raised(10, 40), await raised(60, 41)]
+        return ends, [row.entry.reserved_microusd for row in await all_rows(ledger)]
+
+    assert played(url, play) == ([False, True, True, False], [60, 40])
 
 
 def test_an_attempt_that_does_not_fit_is_not_written(url: str) -> None:

@@ -37,7 +37,7 @@ COMMON: dict[str, Any] = {
 
 def request_for(target: Target, count: int) -> ImageRequest:
     if target.backend == LOCAL:
-        more: dict[str, Any] = {"steps": 4, "guidance_scale": 1.0, "sampler": "euler", "seed": 7}
+        more: dict[str, Any] = {"family": "sdxl", "steps": 4, "guidance_scale": 1.0, "sampler": "euler", "seed": 7}
         return LocalRequest(model=target.model, count=count, **COMMON, **more)
     return RemoteRequest(
         model=target.model,

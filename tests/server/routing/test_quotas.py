@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
+from server.backends.trouble import Trouble
 from server.core import errors
 from server.core.caller import Caller, Limits
 from server.core.errors import SafelightError
 from server.ledger.entries import Quota, Used
 from server.ledger.ledger import Ledger
-from server.routing.accounts import Accounts
+from server.routing.accounts import Accounts, work_units
 from server.routing.journey import Journey
 from server.routing.router import Router
 from tests.server.ledger.samples import NOW, entry, opened, played, settlement
-from tests.server.routing.stage import BEDROCK, OPENAI, OURS, PRICE_USD, Scripted, Stage
+from tests.server.routing.stage import BEDROCK, OPENAI, OURS, PRICE_USD, Scripted, Stage, request_for
 
 # Of one picture of the stage: one row, 64 x 64 pixels, four steps.
 WORK = 64 * 64 * 4
@@ -41,7 +42,13 @@ def outcomes(one: Stage, play: Callable[[Router], Awaitable[list[Any]]]) -> list
         async with one.router() as router:
             return await play(router)
 
-    return ["drawn" if not isinstance(end, SafelightError) else end.code for end in asyncio.run(run())]
+    return [end.code if isinstance(end, SafelightError) else drawn_or_raised(end) for end in asyncio.run(run())]
+
+
+def drawn_or_raised(end: Any) -> str:
+    if isinstance(end, BaseException):
+        raise end
+    return "drawn"
 
 
 async def drawn(router: Router, *journeys: Journey) -> list[Any]:
@@ -71,6 +78,23 @@ def test_the_refusal_says_what_is_used_up_and_keeps_clients_from_repeating(tmp_p
     assert (error.status, error.code, error.headers()) == (429, "insufficient_quota", {"x-should-retry": "false"})
     assert "0 of 32,768 are spent or reserved, and this request needs 49,152" in error.message
     assert one.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "row_steps"),
+    [
+        ({"steps": 10}, 10),
+        ({"steps": 10, "guidance_scale": 5.0}, 20),
+        ({"steps": 10, "guidance_scale": 5.0, "family": "flux"}, 10),
+        ({"steps": 10, "guidance_scale": 5.0, "strength": 0.4}, 8),
+        ({"steps": 10, "strength": 0.45, "family": "flux"}, 5),
+        ({"steps": 10, "sampler": "heun"}, 19),
+        ({"steps": 10, "sampler": "heun", "strength": 0.4}, 7),
+    ],
+)
+def test_work_units_are_of_the_steps_that_are_done(asked: dict[str, Any], row_steps: int) -> None:
+    request = replace(request_for(OURS, 1), **asked)
+    assert work_units(request) == 64 * 64 * row_steps
 
 
 def test_what_was_used_up_stays_so_over_a_restart_and_another_key_has_its_own(tmp_path: Path) -> None:
@@ -121,6 +145,38 @@ def test_the_dearest_who_could_serve_is_reserved_and_only_what_it_cost_is_kept(t
     assert sorted(ends) == ["drawn", "insufficient_quota"], "either might have gone to the provider"
     later = journey(one, usd_per_day=1.5 * PRICE_USD)
     assert outcomes(one, lambda router: drawn(router, later)) == ["drawn"], "our own device had cost nothing"
+
+
+def paid_for_nothing() -> Trouble:
+    trouble = Trouble("timeout")
+    trouble.cost_usd = PRICE_USD
+    return trouble
+
+
+def test_a_fallback_is_asked_only_if_the_day_has_room_for_it_beside_what_the_first_one_cost(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI, BEDROCK)
+
+    async def play(router: Router) -> list[Any]:
+        one.backends["openai"].script = [paid_for_nothing(), paid_for_nothing()]
+        return await drawn(
+            router, journey(one, usd_per_day=1.5 * PRICE_USD), journey(one, "b", usd_per_day=2 * PRICE_USD)
+        )
+
+    assert outcomes(one, play) == ["backend_timeout", "drawn"]
+    assert one.backends["bedrock"].asked == 1
+    spent = {row.entry.key_id: row.settlement.cost_microusd for row in one.rows() if row.settlement is not None}
+    assert spent == {"a": 50_000, "b": 100_000}
+
+
+def test_fallbacks_at_once_do_not_spend_the_same_rest_of_the_day(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI, BEDROCK)
+
+    async def play(router: Router) -> list[Any]:
+        one.backends["openai"].script = [paid_for_nothing() for _ in range(4)]
+        return await drawn(router, *(journey(one, usd_per_day=5 * PRICE_USD) for _ in range(4)))
+
+    assert sorted(outcomes(one, play)) == ["backend_timeout"] * 3 + ["drawn"]
+    assert sum(row.settlement.cost_microusd for row in one.rows() if row.settlement is not None) == 250_000
 
 
 def test_the_servers_own_quota_holds_for_all_keys_together(tmp_path: Path) -> None:
