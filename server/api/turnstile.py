@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.gate import caller_of
-from server.api.services import Services
+from server.api.services import Services, services_of
 from server.core import errors
 from server.core.caller import Caller
 from server.core.request import Operation
@@ -40,7 +40,7 @@ class Turnstile:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
-        services: Services = connection.app.state.services
+        services = services_of(connection)
         scope[ARRIVED] = asyncio.get_running_loop().time()
         asked_timeout_seconds(connection.headers)
         caller = caller_of(connection)
