@@ -12,47 +12,49 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
+from pipelines.weights.arrival import (
+    PART_SUFFIX,
+    ArrivalProblem,
+    Free,
+    arriving,
+    free_bytes,
+    locked,
+    publish,
+    refuse_without_room,
+    staging_of,
+    sync_folder,
+)
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.manifest import (
     BLOCK_BYTES,
     MAX_MANIFEST_BYTES,
-    PART_SUFFIX,
     Advance,
-    ArrivalProblem,
     FileEntry,
     Manifest,
     ManifestProblem,
     Origin,
-    arriving,
     decode,
     describe,
     files_of,
     find_damage,
     folder_name,
-    free_bytes,
     ignore,
-    locked,
     manifest_path,
-    publish,
     read_manifest,
     refuse_unsafe_manifest,
-    refuse_without_room,
-    staging_of,
     stamped,
-    sync_folder,
     write_manifest,
 )
 
 INDEX_NAME = "safelight-archive-{sha256}.json"
 END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
-Free = Callable[[Path], int]
 
 
 class ArchiveProblem(CheckpointProblem):

@@ -28,10 +28,10 @@ from pipelines.weights.archive import (
     index_name,
     layout,
 )
+from pipelines.weights.arrival import ArrivalProblem, staging_of
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.manifest import (
     MANIFEST_NAME,
-    ArrivalProblem,
     FileEntry,
     Manifest,
     ManifestProblem,
@@ -39,7 +39,6 @@ from pipelines.weights.manifest import (
     find_damage,
     read_manifest,
     sha256_of,
-    staging_of,
     write_manifest,
 )
 from tests.pipelines.test_manifest import ORIGIN, UNET, contents, flip_bit, write_model
