@@ -17,17 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.weights.archive import (
-    ArchiveProblem,
-    Index,
-    Packed,
-    check_archive,
-    export_models,
-    header,
-    import_archive,
-    index_name,
-    layout,
-)
+from pipelines.weights.archive import check_archive, export_models, import_archive
+from pipelines.weights.archive_layout import ArchiveProblem, Index, Packed, header, index_name, layout
 from pipelines.weights.arrival import ArrivalProblem, staging_of
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.manifest import (
