@@ -1,22 +1,17 @@
-"""What crosses the process boundary between the server and a worker, and how it is framed.
+"""What crosses the process boundary between the server and a worker.
 
-Knows plain frozen data and bytes; knows no tensors, no HTTP and no event loop. Imports no torch.
-Invariant: a frame is a 4-byte big-endian length and that many bytes of MessagePack; nothing is ever unpickled.
+Knows plain frozen data; knows no tensors, no HTTP and no event loop. Imports no torch.
+Invariant: each message is MessagePack, and names its own kind; nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import msgspec
 
 from pipelines.figures import DeviceMemory, ModelFigures, Timeline, WorkFigures
-
-M = TypeVar("M")
-FRAME_HEADER = struct.Struct(">I")
-# A picture of 4096 x 4096 in any format stays below; a longer frame means that the stream is out of step.
-MAX_FRAME_BYTES = 384 * 1024 * 1024
+from pipelines.framing import decoded, framed
 
 # `checkpoint` is the sampler that the model's own configuration names.
 SamplerName = Literal[
@@ -42,10 +37,6 @@ SAMPLERS_BY_FAMILY: dict[FamilyName, tuple[SamplerName, ...]] = {
 }
 # Latent consistency models are distilled from 50 steps, of which a run takes some: there are no more to take.
 MAX_LCM_STEPS = 50
-# Samplers of second order do two forwards a step, but for the last.
-SECOND_ORDER: tuple[SamplerName, ...] = ("heun",)
-# What encoding, decoding and writing cost beside a denoise step of one row.
-FRAME_STEPS = 2.0
 Policy = Literal["fair", "fifo"]
 FailureCode = Literal[
     "generation_failed",
@@ -410,63 +401,13 @@ _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Com
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 
-# What msgspec raises for bytes that are no message: invalid UTF-8 and deep nesting have errors of their own.
-UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-
-class FramingError(Exception):
-    """The byte stream holds something that is no frame of ours."""
-
-
-def steps_after(family: FamilyName, steps: int, strength: float) -> int:
-    """How many of `steps` denoise steps an image of this strength goes through; may be 0.
-
-    Source: `get_timesteps` of diffusers' image-to-image pipelines, which round differently by family.
-    """
-    if family == "flux":
-        return steps - int(max(steps - min(steps * strength, steps), 0))
-    return min(int(steps * strength), steps)
-
-
-def forwards(family: FamilyName, params: DrawParams) -> int:
-    """About how many forwards of the denoiser a picture takes; never less than 1."""
-    strength = 1.0 if params.image is None else params.strength
-    return forwards_for(family, params.steps, params.sampler, strength)
-
-
-def forwards_for(family: FamilyName, steps: int, sampler: SamplerName, strength: float) -> int:
-    """The same of what is no job yet. strength: 1 without an image."""
-    done = steps_after(family, steps, strength)
-    return max(1, 2 * done - 1 if sampler in SECOND_ORDER else done)
-
-
-def rows_for(family: FamilyName, guidance_scale: float) -> int:
-    """The rows of one forward that a picture fills. FLUX is told its guidance, and needs no second row for it."""
-    return 2 if guidance_scale > 1 and family != "flux" else 1
-
-
-def work_of(family: FamilyName, params: DrawParams) -> float:
-    """Pixels times rows times steps, about, for estimates of time."""
-    rows = rows_for(family, params.guidance_scale)
-    return params.width_px * params.height_px * (rows * forwards(family, params) + FRAME_STEPS)
-
-
 def to_body(message: Command | Event) -> bytes:
     """What a frame's header stands before."""
     return _encoder.encode(message)
 
 
 def to_frame(message: Command | Event) -> bytes:
-    body = to_body(message)
-    return FRAME_HEADER.pack(len(body)) + body
-
-
-def frame_length(header: bytes) -> int:
-    """The number of bytes that follow a 4-byte header. Raises FramingError when it is beyond MAX_FRAME_BYTES."""
-    length: int = FRAME_HEADER.unpack(header)[0]
-    if length > MAX_FRAME_BYTES:
-        raise FramingError(f"a frame of {length} bytes is longer than {MAX_FRAME_BYTES}")
-    return length
+    return framed(to_body(message))
 
 
 def to_command(body: bytes) -> Command:
@@ -477,11 +418,3 @@ def to_command(body: bytes) -> Command:
 def to_event(body: bytes) -> Event:
     """Raises FramingError when the body is no event."""
     return decoded(_event_decoder, body)
-
-
-def decoded(decoder: msgspec.msgpack.Decoder[M], body: bytes | bytearray) -> M:
-    """One message of this decoder's kind. Raises FramingError when the body is none."""
-    try:
-        return decoder.decode(body)
-    except UNDECODABLE as error:
-        raise FramingError(f"no message of ours: {type(error).__name__}") from error

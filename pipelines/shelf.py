@@ -21,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pipelines.messages import FamilyName
 from pipelines.weights import archive
+from pipelines.weights.archive_layout import Index
 from pipelines.weights.files import CheckpointProblem, read_json, tensor_names
 from pipelines.weights.manifest import (
     Advance,
@@ -162,7 +163,7 @@ def _named_place(text: str) -> tuple[str, Path]:
     return model_id, Path(place)
 
 
-def _models(index: archive.Index) -> list[Result]:
+def _models(index: Index) -> list[Result]:
     return [{"id": model.id, **_facts(model.manifest)} for model in index.models]
 
 

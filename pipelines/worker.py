@@ -35,13 +35,12 @@ from pipelines.engine.safety import SafetyCheck
 from pipelines.engine.tally import Tally
 from pipelines.engine.watch import Watch
 from pipelines.families.contract import FamilyOptions
+from pipelines.framing import FRAME_HEADER, FramingError, frame_length
 from pipelines.messages import (
-    FRAME_HEADER,
     Cancel,
     Command,
     Event,
     Figures,
-    FramingError,
     Heartbeat,
     Load,
     Pin,
@@ -52,7 +51,6 @@ from pipelines.messages import (
     Start,
     Submit,
     Unload,
-    frame_length,
     to_command,
     to_frame,
 )

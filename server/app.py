@@ -46,13 +46,14 @@ from server.idempotency.desk import Desk
 from server.idempotency.shelf import Shelf
 from server.images.decoder import Decoder
 from server.images.fetch import FetchPolicy, trusted_authorities
+from server.images.networks import is_near
 from server.images.store import FileStore, ResultStore
 from server.ledger.ledger import Ledger
 from server.ledger.retention import forget_old
 from server.limits.limiter import Limiter
 from server.limits.shared import Shared
 from server.metrics.metrics import Metrics
-from server.metrics.traces import Traces, may_send_offline
+from server.metrics.traces import Traces
 from server.policy.building import build_policy
 from server.policy.policy import OnDecision
 from server.reload import Reloader
@@ -166,7 +167,7 @@ def build_traces(settings: Settings, metrics: Metrics) -> Traces | None:
     """None where nobody traces. Offline, spans go no further than an address of a private network."""
     if settings.otlp_endpoint is None:
         return None
-    if settings.offline and not may_send_offline(settings.otlp_endpoint):
+    if settings.offline and not is_near(settings.otlp_endpoint):
         log.warning("offline: no traces are sent, as the collector's host is no private address")
         return None
     return Traces(settings.otlp_endpoint, lambda spans, is_lost: metrics.exported(spans, is_lost=is_lost))

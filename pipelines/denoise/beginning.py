@@ -27,7 +27,8 @@ from pipelines.denoise.latents import (
 from pipelines.denoise.rows import grouped
 from pipelines.denoise.sampler import timesteps_after
 from pipelines.denoise.state import Conditioning, DenoiseState, Repaint
-from pipelines.messages import DrawParams, FamilyName, steps_after
+from pipelines.messages import DrawParams, FamilyName
+from pipelines.work import steps_after
 
 
 @dataclass(frozen=True, slots=True)

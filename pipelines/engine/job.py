@@ -13,7 +13,8 @@ from pipelines.denoise.state import DenoiseState
 from pipelines.engine.candidate import Candidate, Phase
 from pipelines.families.contract import Family
 from pipelines.figures import Timeline
-from pipelines.messages import SECOND_ORDER, DrawParams, Submit
+from pipelines.messages import DrawParams, Submit
+from pipelines.work import SECOND_ORDER
 
 # What decoding costs beside a denoise step of one row, by the operations of SDXL's parts (10.5 and 6.8 TFLOP).
 DECODE_STEPS = 1.5

@@ -18,27 +18,16 @@ from pipelines.families.registry import BUILDERS
 from pipelines.figures import ModelFigures
 from pipelines.messages import ModelReport, ModelSpec, ModelState, Serve
 from pipelines.residency.carrier import Carrier, Moved, Origin
+from pipelines.residency.entry import Entry, LookedAt, look_at
 from pipelines.residency.holding import Budgets, Component, Holding, Outlook, Plan, Rules, Tier, Wanted, Why, bytes_of
 from pipelines.residency.plan import plan, unloading
-from pipelines.residency.survey import Surveyed, survey
 from pipelines.residency.traffic import Traffic
 from pipelines.weights.digest import FileDigests
 from pipelines.weights.files import CheckpointProblem
-from pipelines.weights.layout import source_of
-from pipelines.weights.verify import find_problem
 
 # How long a plan that depends on time alone may be late.
 LOOK_SECONDS = 1.0
 HOPELESS = (Why.NEVER_FITS, Why.PINNED)
-
-
-@dataclass(frozen=True, slots=True)
-class _LookedAt:
-    """A report: of a model's files."""
-
-    model: str
-    found: Surveyed | None
-    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +39,6 @@ class _Carried:
     family: Family | None = None
     problem: str | None = None
     seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What is known of one model. problem: why it cannot be served, whatever moves; is_absent: since it is not there.
-    refusal: why it does not come to the device. asked_seconds: since when the operator wants it there. is_leaving: it
-    goes as soon as no job has it, and where is_forgotten nothing is known of it then."""
-
-    spec: ModelSpec
-    problem: str | None = None
-    is_absent: bool = False
-    refusal: Why | None = None
-    surveyed: Surveyed | None = None
-    is_being_surveyed: bool = False
-    loaded_seconds: float = -inf
-    used_seconds: float = -inf
-    asked_seconds: float | None = None
-    is_to_go: bool = False
-    is_leaving: bool = False
-    is_forgotten: bool = False
-    family: Family | None = None
-
-    def components(self, measured: Mapping[str, Component]) -> tuple[Component, ...]:
-        mine = () if self.surveyed is None else self.surveyed.components.values()
-        return tuple(measured.get(one.digest, one) for one in mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +65,17 @@ class Models:
     ) -> None:
         self._carrier, self._budgets, self._rules, self._aside = carrier, budgets, rules, aside
         self._options = options or FamilyOptions()
-        self._entries = {spec.id: _Entry(spec) for spec in specs}
+        self._entries = {spec.id: Entry(spec) for spec in specs}
         self._digests = FileDigests()
         self._measured: dict[str, Component] = {}
         self._places: dict[str, Tier] = {}
         self._moving: Plan | None = None
         self._closed: frozenset[str] = frozenset()
-        self._reports: queue.SimpleQueue[_LookedAt | Moved | _Carried] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[LookedAt | Moved | _Carried] = queue.SimpleQueue()
         self._looked_seconds = -inf
         self._traffic = Traffic()
         for entry in self._entries.values():
-            _look_at_files(entry)
+            entry.look_at_headers()
 
     # What others may know.
 
@@ -157,7 +121,7 @@ class Models:
             None if entry.surveyed is None else seconds,
         )
 
-    def _state(self, entry: _Entry) -> ModelState:
+    def _state(self, entry: Entry) -> ModelState:
         if entry.problem is not None:
             return "absent" if entry.is_absent else "failed"
         is_coming = self._moving is not None and self._moving.coming == entry.spec.id
@@ -204,9 +168,9 @@ class Models:
         if spec.loading == "at_start":
             self.load(spec.id, now_seconds)
 
-    def _new(self, spec: ModelSpec) -> _Entry:
-        entry = self._entries[spec.id] = _Entry(spec)
-        _look_at_files(entry)
+    def _new(self, spec: ModelSpec) -> Entry:
+        entry = self._entries[spec.id] = Entry(spec)
+        entry.look_at_headers()
         return entry
 
     def load(self, model: str, now_seconds: float) -> None:
@@ -215,7 +179,7 @@ class Models:
         if entry.problem is None:
             entry.is_to_go = False
         else:  # what is left of it goes first
-            _look_at_files(entry)
+            entry.look_at_headers()
         entry.asked_seconds, entry.refusal = now_seconds, None
         self._looked_seconds = -inf
 
@@ -289,19 +253,13 @@ class Models:
             self._aside.surveyors.submit(self._survey, self._entries[name].spec)
         return frozenset(missing)
 
-    def _is_unknown(self, entry: _Entry) -> bool:
+    def _is_unknown(self, entry: Entry) -> bool:
         return entry.surveyed is None and entry.problem is None and not entry.is_being_surveyed
 
     def _survey(self, spec: ModelSpec) -> None:
         """Runs in a surveyor's thread."""
-        try:
-            _refuse_compiled_bytes(spec, self._options)
-            report = _LookedAt(spec.id, survey(spec, self._carrier.device, self._budgets.device_bytes, self._digests))
-        except CheckpointProblem as problem:
-            report = _LookedAt(spec.id, None, str(problem))
-        except Exception as error:
-            report = _LookedAt(spec.id, None, f"its files cannot be read: {type(error).__name__}: {error}")
-        self._tell(report)
+        device, budget_bytes = self._carrier.device, self._budgets.device_bytes
+        self._tell(look_at(spec, self._options, device, budget_bytes, self._digests))
 
     def _outlook(self, now_seconds: float, wanted: Sequence[Wanted], leased: Collection[str]) -> Outlook:
         known = [entry for entry in self._entries.values() if entry.surveyed is not None]
@@ -317,7 +275,7 @@ class Models:
             self._touched(),
         )
 
-    def _holding(self, entry: _Entry, leased: Collection[str]) -> Holding:
+    def _holding(self, entry: Entry, leased: Collection[str]) -> Holding:
         components = entry.components(self._measured)
         model = entry.spec.id
         return Holding(model, components, model in leased, entry.loaded_seconds, entry.used_seconds)
@@ -402,13 +360,13 @@ class Models:
         options = replace(self._options.for_model(entry.spec), prompt_use=use)
         return build(entry.surveyed.opened, modules, self._carrier.device, entry.surveyed.treatment.dtype, options)
 
-    def _tell(self, report: _LookedAt | _Carried) -> None:
+    def _tell(self, report: LookedAt | _Carried) -> None:
         self._reports.put(report)
         self._aside.wake()
 
-    def _take(self, report: _LookedAt | Moved | _Carried, now_seconds: float) -> None:
+    def _take(self, report: LookedAt | Moved | _Carried, now_seconds: float) -> None:
         match report:
-            case _LookedAt(model=model):
+            case LookedAt(model=model):
                 entry = self._entries[model]
                 entry.is_being_surveyed = False
                 entry.surveyed, entry.problem = report.found, report.problem
@@ -447,21 +405,6 @@ class Models:
             entry.family, entry.loaded_seconds = report.family, now_seconds
             self._traffic.came(entry.spec.id, report.seconds)
 
-    def _give_up(self, entry: _Entry, problem: str) -> None:
+    def _give_up(self, entry: Entry, problem: str) -> None:
         """A model that failed is not kept half."""
         entry.problem, entry.is_to_go = problem, True
-
-
-def _refuse_compiled_bytes(spec: ModelSpec, options: FamilyOptions) -> None:
-    if spec.compile != "off" and options.padded_rows is not None:
-        raise CheckpointProblem(
-            f"compile {spec.compile} cannot go with SAFELIGHT_BATCH_EXACT_ROWS: a picture's bytes would depend on "
-            "whether compiling is done"
-        )
-
-
-def _look_at_files(entry: _Entry) -> None:
-    """The quick check, which reads headers alone."""
-    source = source_of(entry.spec)
-    entry.problem = find_problem(source, entry.spec.family)
-    entry.is_absent = entry.problem is not None and not source.path.exists()

@@ -1,17 +1,14 @@
-"""The manifest of a model's files, and the one way new files arrive: locked, complete, then visible by a rename.
+"""The manifest of a model's files: which there are, how long and with which digest; and what differs from it.
 
 Knows files, sizes and digests; knows no tensors, no network and no archive format. Imports no torch.
-Invariant: a manifest is on disk whole or not at all, and so is a model that arrives.
+Invariant: a manifest is on disk whole or not at all, and names no file outside of its model.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,17 +17,14 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from pipelines.weights.arrival import PART_SUFFIX, sync_folder
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.verify import UNSAFE_SUFFIXES
 
 # Not .json: what reads a model's configurations must not take it for one of them.
 MANIFEST_NAME = "safelight.manifest"
-PART_SUFFIX = ".part"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 BLOCK_BYTES = 1024 * 1024
-# Left free for everybody else who writes to the same disk.
-SPARE_BYTES = 64 * 1024 * 1024
-KILO = 1000
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 DamageKind = Literal["missing", "truncated", "grown", "changed", "touched", "extra", "unreadable"]
@@ -42,10 +36,6 @@ T = TypeVar("T")
 
 class ManifestProblem(CheckpointProblem):
     """A manifest that cannot be made, read or trusted."""
-
-
-class ArrivalProblem(CheckpointProblem):
-    """A place where nothing can arrive now: taken, busy or too small."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -312,101 +302,3 @@ def stamped(place: Path, manifest: Manifest) -> Manifest:
     root = place.parent if is_single_file(place) else place
     files = (msgspec.structs.replace(e, modified_ns=(root / e.name).stat().st_mtime_ns) for e in manifest.files)
     return msgspec.structs.replace(manifest, files=tuple(files))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    with contextlib.suppress(OSError):
-        os.fsync(descriptor)
-    os.close(descriptor)
-
-
-@contextlib.contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Nobody else makes this target meanwhile. Raises ArrivalProblem when another process is at it."""
-    path = target.with_name(f".{target.name}.lock")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(path)
-    except BlockingIOError:
-        raise ArrivalProblem(f"another process is just making {target}; wait for it") from None
-    except OSError as error:
-        raise ArrivalProblem(f"{target.parent} cannot be written to: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(lock)
-
-
-@contextlib.contextmanager
-def arriving(target: Path) -> Iterator[Path]:
-    """The staging folder of a model, ours alone. What gathers there outlives a failure, so that arriving can go on.
-
-    Raises:
-        ArrivalProblem: another process is at it, or the place cannot be written to.
-    """
-    with locked(target):
-        staging = staging_of(target)
-        staging.mkdir(exist_ok=True)
-        try:
-            yield staging
-        finally:
-            with contextlib.suppress(OSError):  # gone, or not empty
-                staging.rmdir()
-
-
-def staging_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.arriving")
-
-
-def _locked(path: Path) -> int:
-    """A locked descriptor of the file that has this name now: its last holder may have removed the one we opened."""
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock)):
-                return lock
-        except OSError:
-            os.close(lock)
-            raise
-        os.close(lock)
-
-
-def free_bytes(folder: Path) -> int:
-    """What may still be written there, by us; the folder may be yet to come."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def refuse_without_room(folder: Path, needed_bytes: int, free: Callable[[Path], int] = free_bytes) -> None:
-    """Raises ArrivalProblem when so many bytes more would fill the disk."""
-    free_now = free(folder)
-    if needed_bytes + SPARE_BYTES > free_now:
-        raise ArrivalProblem(
-            f"the disk of {folder} is too full: {as_size(needed_bytes)} are needed beside {as_size(SPARE_BYTES)} "
-            f"to spare, {as_size(free_now)} are free"
-        )
-
-
-def publish(staging: Path, target: Path) -> None:
-    """Make a complete folder visible under its name. Raises ArrivalProblem when the name was taken meanwhile."""
-    if target.exists() or target.is_symlink():
-        raise ArrivalProblem(f"{target} is there already")
-    try:
-        staging.rename(target)
-    except OSError as error:
-        raise ArrivalProblem(f"{target} cannot be put in place: {error.strerror}") from error
-    sync_folder(target.parent)
-
-
-def as_size(size_bytes: float) -> str:
-    """For people: three digits and a unit."""
-    for unit in ("bytes", "kB", "MB"):
-        if size_bytes < KILO:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= KILO
-    return f"{size_bytes:.1f} GB"

@@ -28,6 +28,15 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import http_get
 
+from pipelines.weights.arrival import (
+    PART_SUFFIX,
+    ArrivalProblem,
+    Free,
+    arriving,
+    free_bytes,
+    publish,
+    refuse_without_room,
+)
 from pipelines.weights.choice import (
     SUFFIXES,
     WEIGHT_SUFFIX,
@@ -41,20 +50,14 @@ from pipelines.weights.choice import (
 from pipelines.weights.files import CheckpointProblem, read_json, tensor_names
 from pipelines.weights.manifest import (
     BLOCK_BYTES,
-    PART_SUFFIX,
     Advance,
-    ArrivalProblem,
     FileEntry,
     Manifest,
     ManifestProblem,
     Origin,
-    arriving,
     files_of,
-    free_bytes,
     ignore,
-    publish,
     refuse_unsafe_manifest,
-    refuse_without_room,
     stamped,
     write_manifest,
 )
@@ -116,7 +119,7 @@ def pull(
     *,
     pins: Pins | None = None,
     start: Callable[[int], Advance] = lambda _total_bytes: ignore,
-    free: Callable[[Path], int] = free_bytes,
+    free: Free = free_bytes,
 ) -> Manifest:
     """Fetch a model into a folder of this name, going on where an interruption stopped.
 
@@ -159,7 +162,7 @@ def _offered(source: HubSource, wanted: Wanted, pins: Pins | None) -> Offer:
 
 
 def _from_source(
-    source: HubSource, staging: Path, offer: Offer, start: Callable[[int], Advance], free: Callable[[Path], int]
+    source: HubSource, staging: Path, offer: Offer, start: Callable[[int], Advance], free: Free
 ) -> Manifest:
     _remove_strays(staging, {file.name for file in offer.files})
     total_bytes = sum(file.size_bytes for file in offer.files)

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.services import Services
+from server.api.services import services_of
 from server.core import errors
 from server.core.caller import NOBODY, Caller
 from server.core.caller import Scope as KeyScope
@@ -38,15 +38,14 @@ class Gate:
         self._inner, self.need = inner, need
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[CALLER] = self._let_in(scope)
+        scope[CALLER] = self._let_in(HTTPConnection(scope))
         await self._inner(scope, receive, send)
 
-    def _let_in(self, scope: Scope) -> Caller:
+    def _let_in(self, connection: HTTPConnection) -> Caller:
         """Raises SafelightError: 401 for who is not known, 403 for who may not."""
         if self.need == "nobody":
             return NOBODY
-        services: Services = scope["app"].state.services
-        caller = services.door.admit(scope["headers"])
+        caller = services_of(connection).door.admit(connection.scope["headers"])
         if self.need != "anybody" and not caller.may(self.need):
             raise errors.insufficient_permissions(self.need)
         return caller

@@ -7,7 +7,6 @@ Invariant: either every picture that was asked for is in the reply, or the reply
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from server.api.asked import PICTURES
 from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
-from server.api.judging import judging_of
+from server.api.judging import Candidates, judging_of
 from server.api.long_body import LongBody
 from server.api.long_texts import as_json
 from server.api.multipart import receive_form
@@ -29,7 +28,7 @@ from server.api.parsed import Parsed
 from server.api.pictures import Pictures
 from server.api.receive import media_type_of, receive_json_object
 from server.api.repeats import once
-from server.api.replies import Delivery, Times, headers_of, reply_of
+from server.api.replies import Arrival, Delivery, headers_of, reply_of
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, events_of
 from server.api.turnstile import deadline_of, visit_of
@@ -39,6 +38,7 @@ from server.core.request import ImageRequest, Operation
 from server.core.request_id import REQUEST_ID
 from server.core.tracing import hop
 from server.routing.journey import Candidate, Journey, Served
+from server.routing.judged import Examine
 from server.routing.router import Router
 
 PROGRESS_HEADER = "x-safelight-progress"
@@ -80,8 +80,7 @@ async def _form_or_json(request: Request) -> Mapping[str, Any]:
 
 
 async def _answer(request: Request, operation: Operation, values: Mapping[str, Any]) -> Response:
-    began, started_seconds = int(time.time()), time.perf_counter()
-    services = services_of(request)
+    arrival, services = Arrival(), services_of(request)
     with hop("parse"):
         parsed = parse(operation, values, services.reach, caller_of(request))
     judging = judging_of(request, parsed[0].asked, services)
@@ -89,31 +88,42 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     _check_room(parsed, services)
     _check_storage(parsed[0].request, services)
     if judging.has_checks and await unless_gone(request, judging.prompt(parsed)) is None:
-        return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+        return _to_nobody()
     await services.limiter.add_pictures(visit_of(request), parsed[0].request.count)
     pictures = Pictures(parsed[0].asked, services)
-    journey = replace(_journey(request, parsed, pictures, services), examine=judging.examine)
+    journey = _journey(request, parsed, pictures, judging.examine, services)
     await services.router.check_quotas(journey)
-    # A picture that is none is refused before anything else is done for the request.
-    with hop("pictures"):
-        is_there = await unless_gone(request, pictures.first_ready(parsed)) is not None
-    if not is_there:
-        return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+    if not await _are_sound(request, parsed, pictures):
+        return _to_nobody()
     journey = _with_sizes(journey, parsed, pictures)
     if parsed[0].asked.is_stream:
-        events = events_of(
-            journey, services.router, services.local.place, began, started_seconds, visit_of(request).leave
-        )
+        events = events_of(journey, services.router, services.local.place, arrival, visit_of(request).leave)
         return EventStream(events, _ignored(parsed[0]))
+    return await _drawn(request, journey, parsed, arrival)
+
+
+async def _are_sound(request: Request, parsed: Candidates, pictures: Pictures) -> bool:
+    """A picture that is none is refused before anything else is done for the request; and nothing is for who has gone
+    meanwhile. Raises SafelightError."""
+    with hop("pictures"):
+        return await unless_gone(request, pictures.first_ready(parsed)) is not None
+
+
+async def _drawn(request: Request, journey: Journey, parsed: Candidates, arrival: Arrival) -> Response:
+    """The plain answer."""
+    services = services_of(request)
     delivery = Delivery(services)
     served = await unless_gone(request, _delivered(journey, delivery, services.router))
     if served is None:
-        return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
-    times = Times(began, round((time.perf_counter() - started_seconds) * 1000))
+        return _to_nobody()
     own = next(one for one in parsed if one.target == served.target)
     with hop("reply"):
-        body = await as_json(reply_of(served, delivery.data, times))
+        body = await as_json(reply_of(served, delivery.data, arrival))
     return LongBody(body, headers=_ignored(own) | headers_of(served), media_type="application/json")
+
+
+def _to_nobody() -> Response:
+    return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _delivered(journey: Journey, delivery: Delivery, router: Router) -> Served:
@@ -126,7 +136,7 @@ async def _delivered(journey: Journey, delivery: Delivery, router: Router) -> Se
 
 
 def _journey(
-    request: Request, parsed: tuple[Parsed[ImageRequest], ...], pictures: Pictures, services: Services
+    request: Request, parsed: Candidates, pictures: Pictures, examine: Examine | None, services: Services
 ) -> Journey:
     asked = parsed[0].asked
     plain_seconds = services.settings.plain_answer_seconds
@@ -139,10 +149,11 @@ def _journey(
         wants_progress=asked.is_stream and request.headers.get(PROGRESS_HEADER) == "true",
         request_id=request.scope[REQUEST_ID],
         caller=caller_of(request),
+        examine=examine,
     )
 
 
-def _with_sizes(journey: Journey, parsed: tuple[Parsed[ImageRequest], ...], pictures: Pictures) -> Journey:
+def _with_sizes(journey: Journey, parsed: Candidates, pictures: Pictures) -> Journey:
     """Ranked and booked by the sizes that follow from the pictures, where they are known by now."""
     pairs = zip(journey.candidates, parsed, strict=True)
     return replace(
@@ -154,7 +165,7 @@ def _ignored(parsed: Parsed[ImageRequest]) -> dict[str, str]:
     return {"x-safelight-ignored": ", ".join(parsed.ignored)} if parsed.ignored else {}
 
 
-def _check_room(parsed: tuple[Parsed[ImageRequest], ...], services: Services) -> None:
+def _check_room(parsed: Candidates, services: Services) -> None:
     """Where nobody else could serve, a full server says so before it does anything."""
     if all(one.target.backend == LOCAL for one in parsed):
         services.local.check_room(parsed[0].request.count)

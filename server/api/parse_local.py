@@ -10,7 +10,8 @@ from __future__ import annotations
 import secrets
 from typing import TypeVar
 
-from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, SamplerName, steps_after
+from pipelines.messages import MAX_LCM_STEPS, SAMPLERS_BY_FAMILY, SamplerName
+from pipelines.work import steps_after
 from server.api.asked import Asked
 from server.api.bodies import CommonBody, GenerationBody, PromptedBody, VariationBody
 from server.api.control import OF_NETWORKS, chosen_control

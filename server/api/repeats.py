@@ -28,13 +28,12 @@ from server.api.long_body import LongBody
 from server.api.replies import kept_url
 from server.api.services import Services, services_of
 from server.api.stream import EventStream, is_failure, lasts
-from server.api.turnstile import REPEAT_HEADER as HEADER
 from server.api.turnstile import VISIT, visit_of
 from server.core import errors
 from server.core.request import Operation
 from server.core.request_id import REQUEST_ID
 from server.idempotency.answer import Answer
-from server.idempotency.claim import ALLOWED, KEY, Claim, claim_of
+from server.idempotency.claim import ALLOWED, HEADER, KEY, Claim, claim_of
 from server.idempotency.desk import Opened, Work
 from server.idempotency.shelf import Kept, Shelf
 from server.images.store import FORMATS, ExpiredFile, UnknownFile

@@ -7,6 +7,7 @@ Invariant: every field is one that strict clients accept; a picture comes as a U
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +23,16 @@ from server.routing.journey import Served
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """began: when the request arrived, Unix seconds. latency_ms: since then."""
+class Arrival:
+    """When a request arrived. seconds: on a clock that nobody can set."""
 
-    began: int
-    latency_ms: int
+    unix_seconds: int = field(default_factory=lambda: int(time.time()))
+    seconds: float = field(default_factory=time.perf_counter)
+
+    @property
+    def latency_ms(self) -> int:
+        """Since then."""
+        return round((time.perf_counter() - self.seconds) * 1000)
 
 
 @dataclass(slots=True)
@@ -63,14 +69,14 @@ class Delivery:
         return item | revision(picture, request)
 
 
-def reply_of(served: Served, data: list[dict[str, Any]], times: Times) -> dict[str, Any]:
+def reply_of(served: Served, data: list[dict[str, Any]], arrival: Arrival) -> dict[str, Any]:
     """The body of a plain answer."""
     request = served.request
     return {
-        "created": times.began,
+        "created": arrival.unix_seconds,
         "data": data,
         **shared_fields(request),
-        "usage": usage_of(request, len(data), times.latency_ms, served.cost_usd),
+        "usage": usage_of(request, len(data), arrival.latency_ms, served.cost_usd),
     }
 
 

@@ -17,8 +17,9 @@ from starlette.routing import Route
 
 from server.api import admin, files, health, images, metrics, models, reload, usage_rows, usage_sums
 from server.api.bodies import EditBody, GenerationBody, VariationBody
-from server.api.description import ImagesReply, Model, ModelList, ReloadReply, asking, operation
+from server.api.description import asking, operation
 from server.api.gate import Need, close
+from server.api.reply_schemas import ImagesReply, Model, ModelList, ReloadReply
 from server.api.turnstile import Turnstile
 from server.api.usage_schemas import CostsUsage, ImagesUsage, SummaryUsage, UsagePage
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from pipelines.messages import Event, Preview, Progress
 from server.api.departure import unless_disconnected
 from server.api.long_texts import as_json, in_base64
-from server.api.replies import revision, shared_fields
+from server.api.replies import Arrival, revision, shared_fields
 from server.core import errors
 from server.core.current import note_error
 from server.core.request import ImageRequest, Operation, Picture
@@ -49,8 +48,7 @@ class _Teller:
 
     journey: Journey
     place_of: Callable[[str, int], int]
-    began: int
-    started_seconds: float
+    arrival: Arrival
     queue: asyncio.Queue[Told | None] = field(default_factory=asyncio.Queue)
     shown: dict[int, int] = field(default_factory=dict)
     partials: dict[int, itertools.count[int]] = field(default_factory=dict)
@@ -85,16 +83,15 @@ class _Teller:
         ]
 
     def completed(self, index: int, picture: Picture, request: ImageRequest) -> None:
-        latency_ms = round((time.perf_counter() - self.started_seconds) * 1000)
         more = {} if picture.seed is None else {"seed": picture.seed}
-        usage = usage_of(request, 1, latency_ms, picture.cost_usd)
+        usage = usage_of(request, 1, self.arrival.latency_ms, picture.cost_usd)
         self.tell("completed", picture.file, index, request, usage=usage, **more, **revision(picture, request))
 
     def tell(self, kind: str, file: bytes, index: int, request: ImageRequest, **more: Any) -> None:
         told = {
             "type": f"{EVENT_PREFIXES[request.operation]}.{kind}",
             "b64_json": file,
-            "created_at": self.began,
+            "created_at": self.arrival.unix_seconds,
             "quality": "auto",
             **shared_fields(request),
             "index": index,
@@ -107,14 +104,13 @@ async def events_of(
     journey: Journey,
     router: Router,
     place_of: Callable[[str, int], int],
-    began: int,
-    started_seconds: float,
+    arrival: Arrival,
     on_end: Callable[[], None] = unmoved,
 ) -> AsyncGenerator[bytes, None]:
     """The events of a request, as they happen, with a sign of life whenever nothing does for long. place_of: how many
     pictures are in front of picture i of a request. on_end: called as soon as nothing is drawn any more, however slowly
     the events are read."""
-    teller = _Teller(journey, place_of, began, started_seconds)
+    teller = _Teller(journey, place_of, arrival)
     working = asyncio.create_task(_work(journey, router, teller, on_end))
     pause_seconds = PROGRESS_SECONDS if journey.wants_progress else KEEP_ALIVE_SECONDS
     try:

@@ -17,15 +17,15 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.gate import caller_of
-from server.api.services import Services
+from server.api.services import Services, services_of
 from server.core import errors
 from server.core.caller import Caller
 from server.core.request import Operation
+from server.idempotency.claim import HEADER as KEY_HEADER
 from server.limits.limiter import Limiter, Visit
 
 VISIT, ARRIVED = "safelight.visit", "safelight.arrived_seconds"
 TIMEOUT_HEADER = "x-safelight-timeout"
-REPEAT_HEADER = "Idempotency-Key"
 # What OpenAI's clients tell of their own patience: Python's until the next byte, Node's for the whole answer.
 CLIENT_TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
 MAX_TIMEOUT_SECONDS = 86_400
@@ -40,7 +40,7 @@ class Turnstile:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
-        services: Services = connection.app.state.services
+        services = services_of(connection)
         scope[ARRIVED] = asyncio.get_running_loop().time()
         asked_timeout_seconds(connection.headers)
         caller = caller_of(connection)
@@ -54,7 +54,7 @@ class Turnstile:
 
 def _is_back(caller: Caller, headers: Headers, services: Services) -> bool:
     """Whether it comes for work that is under way already, most likely as its connection broke."""
-    key = headers.get(REPEAT_HEADER)
+    key = headers.get(KEY_HEADER)
     return key is not None and services.desk.is_under_way(caller.key_id, get_args(Operation), key)
 
 

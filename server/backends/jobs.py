@@ -10,7 +10,8 @@ import hashlib
 
 import msgspec
 
-from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit, forwards
+from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit
+from pipelines.work import forwards
 from server.core.request import LocalRequest
 
 

@@ -36,22 +36,7 @@ class CatalogueProblem(Exception):
 
 def load_catalogue(path: Path, models_folder: Path | None = None) -> Catalogue:
     """Read and check models.yaml. Raises CatalogueProblem with every mistake found."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CatalogueProblem([f"{path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise CatalogueProblem([f"{path}: is not UTF-8 text"]) from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except UNREADABLE_YAML as error:
-        raise CatalogueProblem([_yaml_problem(path, error)]) from error
-    doubled = _doubled_keys(path, root, set())
-    if doubled:
-        raise CatalogueProblem(doubled)
-    if not isinstance(value, dict):
-        raise CatalogueProblem([f"{path}:1: the file: must hold the keys default_model and models"])
+    root, value = _read(path)
     try:
         file = CatalogueFile.model_validate(value)
     except ValidationError as error:
@@ -69,6 +54,27 @@ def load_catalogue(path: Path, models_folder: Path | None = None) -> Catalogue:
         raise CatalogueProblem(problems)
     pulled = (models_folder or folder / MODELS_FOLDER).expanduser().resolve()
     return Catalogue(file.model_copy(update={"models": models}), folder, pulled)
+
+
+def _read(path: Path) -> tuple[yaml.Node | None, dict[Any, Any]]:
+    """The file's nodes, which know their lines, and what it says. Raises CatalogueProblem."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CatalogueProblem([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise CatalogueProblem([f"{path}: is not UTF-8 text"]) from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except UNREADABLE_YAML as error:
+        raise CatalogueProblem([_yaml_problem(path, error)]) from error
+    doubled = _doubled_keys(path, root, set())
+    if doubled:
+        raise CatalogueProblem(doubled)
+    if not isinstance(value, dict):
+        raise CatalogueProblem([f"{path}:1: the file: must hold the keys default_model and models"])
+    return root, value
 
 
 def _route_problems(path: Path, root: yaml.Node | None, file: CatalogueFile) -> list[str]:

@@ -36,9 +36,9 @@ from pipelines.messages import (
     Started,
     Submit,
     Unload,
-    work_of,
 )
 from pipelines.pace import Pace
+from pipelines.work import work_of
 from server.core import errors
 from server.core.current import CURRENT
 from server.core.worker_names import id_of

@@ -16,20 +16,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from pipelines.messages import (
-    FRAME_HEADER,
-    Command,
-    EngineOptions,
-    Event,
-    FramingError,
-    Hung,
-    ModelSpec,
-    Shutdown,
-    Start,
-    frame_length,
-    to_body,
-    to_event,
-)
+from pipelines.framing import FRAME_HEADER, FramingError, frame_length
+from pipelines.messages import Command, EngineOptions, Event, Hung, ModelSpec, Shutdown, Start, to_body, to_event
 
 log = logging.getLogger("safelight.worker")
 HEARTBEAT_SECONDS = 0.5

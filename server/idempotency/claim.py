@@ -1,6 +1,6 @@
 """What a request with an Idempotency-Key claims to be: whose it is, which one of theirs, and what it asks for.
 
-Knows keys and parsed bodies; knows no HTTP, no clock and no answers. Pure.
+Knows keys, the header that they come in, and parsed bodies; knows no HTTP, no clock and no answers. Pure.
 Invariant: two claims share a caller and a key only where the same caller used the same key for the same operation, and
 a fingerprint only where the bodies held the same values. Neither the key nor the body can be read out of a claim.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from server.core.long_text import LongText
 
+HEADER = "Idempotency-Key"
 # Stripe takes up to 255 characters. The IETF's draft (draft-ietf-httpapi-idempotency-key-header-07) writes the key as a
 # string in quotes; here the quotes would be two characters of it.
 KEY = re.compile(r"[!-~]{1,255}", re.ASCII)

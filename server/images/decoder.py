@@ -19,7 +19,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from pipelines.messages import FRAME_HEADER, FramingError, OutputFormat, frame_length
+from pipelines.framing import FRAME_HEADER, FramingError, frame_length
+from pipelines.messages import OutputFormat
 from server.core import errors
 from server.core.model_entry import Limits
 from server.core.observer import DEAF, Observer

@@ -18,7 +18,8 @@ import sys
 import msgspec
 from PIL import Image as Pictures
 
-from pipelines.messages import FRAME_HEADER, Message, OutputFormat, decoded, frame_length
+from pipelines.framing import FRAME_HEADER, decoded, frame_length
+from pipelines.messages import Message, OutputFormat
 from server.core import errors
 from server.core.model_entry import Limits
 from server.core.request import MaskColours, Size

@@ -1,13 +1,15 @@
-"""Judges internet addresses: which are public, and which are private in the plain sense of an intranet.
+"""Judges internet addresses: which are public, which are private in the plain sense of an intranet, and which are near
+enough for a server that keeps to itself.
 
 Knows the registries of special-purpose networks, in a table of its own: `ipaddress.is_global` calls addresses public
-that carry a private IPv4 address inside. Pure; knows no names, URLs or sockets.
+that carry a private IPv4 address inside. Pure; knows no sockets, and looks no name up.
 Invariant: an address is public only if no table here says otherwise, and then no intranet's.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
 
@@ -73,6 +75,19 @@ def is_private(address: Address) -> bool:
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return False
     return _is_in(address, PRIVATE) and not _is_in(address, METADATA)
+
+
+def is_near(url: str) -> bool:
+    """Whether the URL's host, as written, is this machine or in an intranet. A name is neither, but `localhost`: who
+    answers for it is known only once somebody else was asked."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or is_private(address)
 
 
 def _is_in(address: Address, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:

@@ -1,7 +1,8 @@
-"""The windows of one process, as a storage of the library `limits`.
+"""The windows of one process, asked as the storages of the library `limits` are.
 
 Knows keys, amounts and a clock that nobody can set; knows no limits' owners. Not the library's own storage in memory:
-that one walks over all keys, with a thread for each, after each hit (docs/log.md), and follows the wall clock.
+that one walks over all keys, with a thread for each, after each hit (docs/log.md), and follows the wall clock. Nor one
+of its kind: its storages must also count in fixed windows, which nobody asks for here.
 Invariant: nothing here is waited for, so that what is judged is judged and written in one breath; of a key that is not
 used for a window's length nothing is left.
 """
@@ -12,8 +13,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from limits.aio.storage import MovingWindowSupport, Storage
 
 Clock = Callable[[], float]
 
@@ -49,13 +48,10 @@ class _Window:
         raise AssertionError("the total is the sum of the hits")
 
 
-class MemoryStorage(Storage, MovingWindowSupport):
-    """Moving windows only. clock: seconds that never go backwards."""
-
-    STORAGE_SCHEME = None
+class MemoryStorage:
+    """clock: seconds that never go backwards."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        super().__init__()
         self._clock = clock
         # The key that was hit last stands last.
         self._windows: OrderedDict[str, _Window] = OrderedDict()
@@ -100,27 +96,3 @@ class MemoryStorage(Storage, MovingWindowSupport):
             if window.hits and window.hits[-1].at_seconds >= before_seconds:
                 return
             del self._windows[key]
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return ValueError
-
-    async def check(self) -> bool:
-        return True
-
-    async def reset(self) -> int:
-        forgotten = len(self._windows)
-        self._windows.clear()
-        return forgotten
-
-    async def clear(self, key: str) -> None:
-        self._windows.pop(key, None)
-
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        raise NotImplementedError
-
-    async def get(self, key: str) -> int:
-        raise NotImplementedError
-
-    async def get_expiry(self, key: str) -> float:
-        raise NotImplementedError

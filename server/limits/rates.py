@@ -17,11 +17,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from limits import RateLimitItemPerMinute
-from limits.aio.storage import MovingWindowSupport
-from limits.aio.strategies import MovingWindowRateLimiter
 
 from server.limits.memory import Clock, MemoryStorage
 from server.limits.shared import Away, Shared
@@ -30,6 +28,16 @@ WINDOW_SECONDS = 60
 # What rounding on Redis' side may hide of a time.
 ROUNDING_SECONDS = 0.001
 What = Literal["requests", "images"]
+
+
+class Storage(Protocol):
+    """Where hits are kept: what the library's strategy asks of its storages. expiry: the window's seconds."""
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Whether so much more fits into the window; then it is counted."""
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        """Of the newest `limit` that count: when the oldest came, Unix seconds, and how many they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +49,9 @@ class Window:
     limit: int
 
     @property
-    def item(self) -> RateLimitItemPerMinute:
-        return RateLimitItemPerMinute(self.limit, namespace="rate")
-
-    @property
     def key(self) -> str:
-        return self.item.key_for(self.what, self.owner)
+        """As the library names it."""
+        return RateLimitItemPerMinute(self.limit, namespace="rate").key_for(self.what, self.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,6 @@ class Rates:
 
     def __init__(self, shared: Shared | None = None, clock: Clock = time.monotonic) -> None:
         self._memory, self._shared = MemoryStorage(clock), shared
-        self._alone = MovingWindowRateLimiter(self._memory)
-        self._together = None if shared is None else MovingWindowRateLimiter(shared.storage)
 
     async def take(self, windows: Sequence[Window], cost: int) -> Refusal | None:
         """Count so much in all of the windows, or tell which one has no room. cost: at most each window's limit.
@@ -82,7 +85,7 @@ class Rates:
         """
         taken: list[Window] = []
         for window in windows:
-            if not await self._alone.hit(window.item, window.what, window.owner, cost=cost):
+            if not await _hit(self._memory, window, cost):
                 self._give_back(taken, cost)
                 return Refusal(window, await _longest_wait_seconds(self._memory, windows, cost))
             taken.append(window)
@@ -102,13 +105,13 @@ class Rates:
         return await _views(self._memory, windows)
 
     async def _take_together(self, windows: Sequence[Window], cost: int) -> Refusal | None:
-        if self._shared is None or self._together is None:
+        if self._shared is None:
             return None
-        together, storage = self._together, self._shared.storage
+        storage = self._shared.storage
 
         async def take() -> Refusal | None:
             for window in windows:
-                if not await together.hit(window.item, window.what, window.owner, cost=cost):
+                if not await _hit(storage, window, cost):
                     return Refusal(window, await _longest_wait_seconds(storage, windows, cost))
             return None
 
@@ -122,24 +125,28 @@ class Rates:
             self._memory.give_back(window.key, cost)
 
 
-async def _longest_wait_seconds(storage: MovingWindowSupport, windows: Sequence[Window], cost: int) -> int:
+async def _hit(storage: Storage, window: Window, cost: int) -> bool:
+    return await storage.acquire_entry(window.key, window.limit, WINDOW_SECONDS, cost)
+
+
+async def _longest_wait_seconds(storage: Storage, windows: Sequence[Window], cost: int) -> int:
     """Whole seconds after which all of the windows have room, if nobody else comes before."""
     waits = await asyncio.gather(*(_wait_seconds(storage, window, cost) for window in windows))
     return min(max(1, math.ceil(max(waits) + ROUNDING_SECONDS)), WINDOW_SECONDS)
 
 
-async def _wait_seconds(storage: MovingWindowSupport, window: Window, cost: int) -> float:
+async def _wait_seconds(storage: Storage, window: Window, cost: int) -> float:
     """Until the oldest has left of those that stand in the way: the newest of them but `limit - cost`."""
     in_the_way = window.limit - cost + 1
     since, count = await storage.get_moving_window(window.key, in_the_way, WINDOW_SECONDS)
     return since + WINDOW_SECONDS - time.time() if count == in_the_way else 0.0
 
 
-async def _views(storage: MovingWindowSupport, windows: Sequence[Window]) -> list[View]:
+async def _views(storage: Storage, windows: Sequence[Window]) -> list[View]:
     return list(await asyncio.gather(*(_view(storage, window) for window in windows)))
 
 
-async def _view(storage: MovingWindowSupport, window: Window) -> View:
+async def _view(storage: Storage, window: Window) -> View:
     (_, count), (newest, any_) = await asyncio.gather(
         storage.get_moving_window(window.key, window.limit, WINDOW_SECONDS),
         storage.get_moving_window(window.key, 1, WINDOW_SECONDS),

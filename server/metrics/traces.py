@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,19 +62,6 @@ class Traces:
                 await is_over.wait()
         except TimeoutError:
             log.warning("the collector takes too long: traces are lost")
-
-
-def may_send_offline(endpoint: str) -> bool:
-    """Whether the collector is on this machine or in a private network, by its address alone: a name would have to be
-    looked up."""
-    host = urlsplit(endpoint).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return address.is_private and not (address.is_link_local or address.is_unspecified)
 
 
 def _with_path(endpoint: str) -> str:

@@ -15,7 +15,8 @@ from server.core.catalogue import Catalogue
 from server.core.policy_entry import CheckEntry
 from server.core.providers import LOCAL
 from server.core.settings import Settings
-from server.policy.hook import Hook, is_near
+from server.images.networks import is_near
+from server.policy.hook import Hook
 from server.policy.lists import ListProblem, read_patterns, read_words
 from server.policy.policy import Check, OnDecision, Policy, Record, nowhere, uncounted
 from server.policy.searching import Searching

@@ -11,15 +11,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 
 from server.images.fetch import trusted_authorities
-from server.images.networks import is_private
+from server.images.networks import is_near
 from server.policy.question import Question, Undecided
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -117,19 +115,6 @@ def verdict_of(answer: bytes) -> bool:
         case [None, _Moderation(results=[_, *_] as results)]:
             return not any(result.flagged for result in results)
     raise Undecided("bad_answer")
-
-
-def is_near(url: str) -> bool:
-    """Whether the address, as written, is this machine's own or an intranet's. A name is neither: who answers for it
-    is known only once somebody else was asked."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or is_private(address)
 
 
 def _decoded(answer: bytes, form: Any) -> Any:

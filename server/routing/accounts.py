@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from pipelines.messages import forwards_for, rows_for
+from pipelines.work import forwards_for, rows_for
 from server.core import errors
 from server.core.caller import Caller
 from server.core.observer import DEAF, Observer

@@ -44,8 +44,6 @@ LEAST_USD = 0.000_001
 TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
 OnPicture = Callable[[int, Picture, ImageRequest], None]
-
-
 Deliver = Callable[[Served], Awaitable[None]]
 
 
@@ -71,6 +69,16 @@ class _Turn:
             self.on_picture(index, picture, request)
 
         return Ears(self.listener_of, hear)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One backend that is being asked. id: in the books, which keep those that cost money."""
+
+    target: Target
+    began_seconds: float
+    id: str | None = None
+    reserved_usd: float = 0.0
 
 
 @dataclass(slots=True)
@@ -208,44 +216,36 @@ class Router:
         self, journey: Journey, target: Target, request: ImageRequest, course: Course, turn: _Turn
     ) -> Served | Verdict:
         """Raises SafelightError where it was not asked."""
-        began_seconds, usd = time.monotonic(), 0.0
-        attempt_id: str | None = None
-        # Not as it was ranked: the size may have followed from the pictures since.
-        expected_usd = self.backends[target.backend].estimate(request).usd
-        await self._reserve(journey, course, expected_usd)
-        if target in self.upstreams:
-            usd = expected_usd
-            attempt_id = await self.accounts.begin(journey, target, course.asked + 1, usd)
-            if attempt_id is None:
-                raise errors.insufficient_quota()
+        attempt = await self._begun(journey, target, request, course)
         try:
-            caller = journey.caller.key_id or ""
-            order = Order(
-                request,
-                journey.request_id,
-                _patience_seconds(journey),
-                journey.wants_progress,
-                caller,
-                journey.is_deadline_asked,
-            )
-            draw = partial(self._drawn, target, order)
+            draw = partial(self._drawn, target, _order(journey, request))
             drawn = await judged(draw, request, turn.ears(request), journey.examine)
         except (SafelightError, Trouble) as failure:
-            lost_usd = _lost_usd(failure, usd)
+            lost_usd = _lost_usd(failure, attempt.reserved_usd)
             verdict = self._failed(target, request, failure, course, lost_usd)
             _tell(journey, target, verdict, failure)
             status = failure.facts.status if isinstance(failure, Trouble) else None
-            self._end(attempt_id, verdict.cause, status, _ms_since(began_seconds), lost_usd)
-            self._tried(target, verdict.cause, began_seconds, lost_usd)
+            self._end(attempt, verdict.cause, status, lost_usd)
             return verdict
         except BaseException:
-            course.wasted_usd += usd
-            self._end(attempt_id, "abandoned", None, _ms_since(began_seconds), usd)
-            self._tried(target, "abandoned", began_seconds, usd)
+            course.wasted_usd += attempt.reserved_usd
+            self._end(attempt, "abandoned", None, attempt.reserved_usd)
             raise
-        self._end(attempt_id, None, OK_STATUS, _ms_since(began_seconds), drawn.cost_usd)
-        self._tried(target, OK, began_seconds, drawn.cost_usd)
-        return self._succeeded(target, request, drawn, course, _ms_since(began_seconds))
+        self._end(attempt, OK, OK_STATUS, drawn.cost_usd)
+        return self._succeeded(target, request, drawn, course, _ms_since(attempt.began_seconds))
+
+    async def _begun(self, journey: Journey, target: Target, request: ImageRequest, course: Course) -> _Attempt:
+        """With the money reserved, where it costs any. Raises SafelightError."""
+        began_seconds = time.monotonic()
+        # Not as it was ranked: the size may have followed from the pictures since.
+        usd = self.backends[target.backend].estimate(request).usd
+        await self._reserve(journey, course, usd)
+        if target not in self.upstreams:
+            return _Attempt(target, began_seconds)
+        attempt_id = await self.accounts.begin(journey, target, course.asked + 1, usd)
+        if attempt_id is None:
+            raise errors.insufficient_quota()
+        return _Attempt(target, began_seconds, attempt_id, usd)
 
     async def _reserve(self, journey: Journey, course: Course, usd: float) -> None:
         """What one try may cost is reserved; a second one costs more where the first has cost something. Raises
@@ -264,13 +264,13 @@ class Router:
         async with self.calls.one():
             return await backend.draw(order, ears)
 
-    def _end(self, attempt_id: str | None, cause: str | None, status: int | None, ms: int, usd: float) -> None:
+    def _end(self, attempt: _Attempt, cause: str, status: int | None, usd: float) -> None:
         """Before the entries' settlement, with which it shares a commit."""
-        if attempt_id is not None:
-            self.closing.beside(partial(self.accounts.end, attempt_id, cause, status, ms, usd))
-
-    def _tried(self, target: Target, cause: str, began_seconds: float, usd: float) -> None:
-        self.telling.observer.tried(target, cause, time.monotonic() - began_seconds, usd)
+        if attempt.id is not None:
+            told = None if cause == OK else cause
+            end = partial(self.accounts.end, attempt.id, told, status, _ms_since(attempt.began_seconds), usd)
+            self.closing.beside(end)
+        self.telling.observer.tried(attempt.target, cause, time.monotonic() - attempt.began_seconds, usd)
 
     def _succeeded(self, target: Target, request: ImageRequest, drawn: Drawn, course: Course, ms: int) -> Served:
         self.breakers.served(target)
@@ -348,6 +348,18 @@ async def _in_time(drawing: Awaitable[Drawn], patience_seconds: float | None) ->
         if not limit.expired():
             raise
         raise errors.deadline_exceeded() from None
+
+
+def _order(journey: Journey, request: ImageRequest) -> Order[ImageRequest]:
+    """Raises SafelightError when the caller has waited long enough."""
+    return Order(
+        request,
+        journey.request_id,
+        _patience_seconds(journey),
+        journey.wants_progress,
+        journey.caller.key_id or "",
+        journey.is_deadline_asked,
+    )
 
 
 def _patience_seconds(journey: Journey) -> float | None:

@@ -17,21 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.weights.archive import (
-    ArchiveProblem,
-    Index,
-    Packed,
-    check_archive,
-    export_models,
-    header,
-    import_archive,
-    index_name,
-    layout,
-)
+from pipelines.weights.archive import check_archive, export_models, import_archive
+from pipelines.weights.archive_layout import ArchiveProblem, Index, Packed, header, index_name, layout
+from pipelines.weights.arrival import ArrivalProblem, staging_of
 from pipelines.weights.files import CheckpointProblem
 from pipelines.weights.manifest import (
     MANIFEST_NAME,
-    ArrivalProblem,
     FileEntry,
     Manifest,
     ManifestProblem,
@@ -39,7 +30,6 @@ from pipelines.weights.manifest import (
     find_damage,
     read_manifest,
     sha256_of,
-    staging_of,
     write_manifest,
 )
 from tests.pipelines.test_manifest import ORIGIN, UNET, contents, flip_bit, write_model

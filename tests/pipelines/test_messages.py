@@ -12,22 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import messages
+from pipelines import framing, messages
 from pipelines.figures import DeviceMemory, ModelFigures, Timeline, WorkFigures
-from pipelines.messages import (
-    Command,
-    DrawParams,
-    Event,
-    FramingError,
-    Submit,
-    frame_length,
-    to_command,
-    to_event,
-    to_frame,
-)
+from pipelines.framing import FramingError, frame_length
+from pipelines.messages import Command, DrawParams, Event, Submit, to_command, to_event, to_frame
 
 ROOT = Path(__file__).resolve().parents[2]
-HEADER_BYTES = messages.FRAME_HEADER.size
+HEADER_BYTES = framing.FRAME_HEADER.size
 
 PARAMS = DrawParams(
     prompt="a red circle \U0001f534",
@@ -235,13 +226,13 @@ def test_one_wrong_byte_is_a_message_or_a_framing_error(place: int, byte: int) -
 
 
 def test_a_frame_of_the_longest_allowed_length_is_accepted() -> None:
-    assert frame_length(messages.FRAME_HEADER.pack(messages.MAX_FRAME_BYTES)) == messages.MAX_FRAME_BYTES
+    assert frame_length(framing.FRAME_HEADER.pack(framing.MAX_FRAME_BYTES)) == framing.MAX_FRAME_BYTES
 
 
-@pytest.mark.parametrize("length", [messages.MAX_FRAME_BYTES + 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("length", [framing.MAX_FRAME_BYTES + 1, 2**31, 2**32 - 1])
 def test_an_oversize_frame_is_refused_by_its_header(length: int) -> None:
     with pytest.raises(FramingError, match="longer than"):
-        frame_length(messages.FRAME_HEADER.pack(length))
+        frame_length(framing.FRAME_HEADER.pack(length))
 
 
 def test_a_header_is_four_bytes_of_big_endian_length() -> None:

@@ -26,14 +26,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.weights import pull
+from pipelines.weights.arrival import ArrivalProblem, staging_of
 from pipelines.weights.choice import SourceProblem, Wanted, choose, variant_of
-from pipelines.weights.manifest import (
-    ArrivalProblem,
-    Manifest,
-    find_damage,
-    read_manifest,
-    staging_of,
-)
+from pipelines.weights.manifest import Manifest, find_damage, read_manifest
 from pipelines.weights.pull import HubSource, PullProblem, parse_source
 from tests.pipelines.test_manifest import UNET, contents, write_model
 

@@ -19,8 +19,9 @@ import yaml
 from safetensors.numpy import save_file
 
 from pipelines.shelf import catalogue_entry, detect_family
+from pipelines.weights.arrival import staging_of
 from pipelines.weights.files import CheckpointProblem
-from pipelines.weights.manifest import find_damage, read_manifest, staging_of
+from pipelines.weights.manifest import find_damage, read_manifest
 from server.core.catalogue_file import load_catalogue
 from tests.pipelines.conftest import KINDS, Checkpoint
 from tests.pipelines.test_manifest import UNET, contents, flip_bit, write_model

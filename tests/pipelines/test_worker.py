@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.framing import FRAME_HEADER, frame_length
 from pipelines.messages import (
-    FRAME_HEADER,
     Cancel,
     Cancelled,
     Command,
@@ -31,7 +31,6 @@ from pipelines.messages import (
     Shutdown,
     Start,
     Submit,
-    frame_length,
     to_event,
     to_frame,
 )

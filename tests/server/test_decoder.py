@@ -23,7 +23,7 @@ from typing import TypeVar
 import pytest
 from PIL import Image
 
-from pipelines.messages import FRAME_HEADER, frame_length
+from pipelines.framing import FRAME_HEADER, frame_length
 from server.core.errors import SafelightError
 from server.core.model_entry import Limits
 from server.core.request import Size

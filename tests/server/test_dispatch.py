@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from pipelines.framing import FRAME_HEADER, frame_length
 from pipelines.messages import (
-    FRAME_HEADER,
     Command,
     DrawParams,
     EngineOptions,
@@ -26,10 +26,9 @@ from pipelines.messages import (
     Start,
     Started,
     Submit,
-    frame_length,
     to_command,
-    work_of,
 )
+from pipelines.work import work_of
 from server.dispatch import lane as lanes
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.worker_process import WorkerProcess, WorkerSettings

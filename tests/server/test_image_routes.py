@@ -6,41 +6,24 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from pipelines.messages import DrawParams, Event, Image, ModelReport, Submit
-from server.access.door import OPEN_DOOR
 from server.api import pictures
-from server.api.envelope import Edge, install_handlers
-from server.api.parse import Reach
-from server.api.routes import add_routes
+from server.api.envelope import Edge
 from server.api.services import Services
 from server.app import engine_options
 from server.core import errors
-from server.core.catalogue_file import load_catalogue
 from server.core.settings import load_settings
-from server.dispatch.dispatcher import Dispatcher
-from server.images.decoder import Decoder
-from server.images.fetch import FetchPolicy
 from server.images.store import FileStore
-from server.ledger.ledger import Ledger
 from server.routing.accounts import Accounts
-from tests.server.parts import local_backend, local_router, parse_locally
+from tests.server.parts import local_backend, local_router, parse_locally, routes_over, services_in
 from tests.server.picture_files import BLUE, RED, animation, bomb, file_of, halves, plain, text_of
 
-MODELS = """\
-default_model: tiny
-models:
-  tiny:
-    family: sdxl
-    source: weights/tiny
-    defaults: {size: 64x64, steps: 10}
-    limits: {min_side_px: 64, max_side_px: 128, side_multiple_px: 16, max_pixels: 16384}
-"""
 PICTURE = text_of(file_of(halves((64, 96), RED, BLUE)))
 MASK = text_of(file_of(plain("L", (64, 96), 255)))
 
@@ -83,30 +66,7 @@ def dispatcher() -> FakeDispatcher:
 
 @pytest.fixture
 def app(tmp_path: Path, dispatcher: FakeDispatcher) -> FastAPI:
-    (tmp_path / "models.yaml").write_text(MODELS)
-    catalogue = load_catalogue(tmp_path / "models.yaml")
-    local = local_backend(dispatcher, {"tiny": "sdxl"})
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    app = FastAPI(openapi_url=None)
-    app.state.services = Services(
-        settings=load_settings({}),
-        door=OPEN_DOOR,
-        catalogue=catalogue,
-        dispatcher=cast(Dispatcher, dispatcher),
-        reach=Reach(catalogue),
-        local=local,
-        router=local_router(local, ledger),
-        ledger=ledger,
-        remotes=(),
-        files=FileStore(tmp_path, 60, 10**9),
-        decoder=Decoder(),
-        fetch_policy=FetchPolicy("off"),
-        base_url="http://test",
-        started_unix_seconds=0,
-    )
-    install_handlers(app)
-    add_routes(app)
-    return app
+    return routes_over(services_in(tmp_path, dispatcher))
 
 
 def run_with(app: FastAPI, *bodies: dict[str, Any]) -> list[httpx.Response]:

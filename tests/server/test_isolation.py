@@ -49,7 +49,7 @@ def test_the_server_imports_nothing_of_the_worker_but_messages_reckoning_and_wri
     server_modules: set[str],
 ) -> None:
     ours = {name for name in server_modules if name.partition(".")[0] == "pipelines"}
-    shared = {"messages", "figures", "leaks", "amounts", "fits", "machine", "pace", "picture_file"}
+    shared = {"messages", "framing", "figures", "work", "leaks", "amounts", "fits", "machine", "pace", "picture_file"}
     assert ours == {"pipelines", *(f"pipelines.{name}" for name in shared)}
 
 

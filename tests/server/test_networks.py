@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.images.networks import is_private, is_public
+from server.images.networks import is_near, is_private, is_public
 
 NOT_PUBLIC = [
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
@@ -84,6 +84,29 @@ def test_an_intranets_addresses_are_private(address: str) -> None:
 @pytest.mark.parametrize("address", NEVER_PRIVATE)
 def test_loopback_link_local_metadata_and_public_addresses_are_not_private(address: str) -> None:
     assert not is_private(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://127.0.0.1:9000/x", True),
+        ("http://localhost", True),
+        ("http://[::1]:9000", True),
+        ("https://10.1.2.3", True),
+        ("http://192.168.0.9", True),
+        ("http://[fd12::1]", True),
+        ("http://moderator", False),
+        ("http://169.254.169.254", False),
+        ("http://0.0.0.0:9000", False),
+        ("http://[fd00:ec2::254]", False),
+        ("http://[fd12::1%25eth0]", False),
+        ("http://192.0.2.1", False),
+        ("https://8.8.8.8", False),
+        ("https://api.openai.com/v1/moderations", False),
+    ],
+)
+def test_only_a_url_whose_host_is_written_as_a_near_address_is_near(url: str, near: bool) -> None:
+    assert is_near(url) is near
 
 
 @settings(max_examples=500, deadline=None, database=None)

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import pytest
 
-from pipelines.messages import DIFFUSION_SAMPLERS, SAMPLERS_BY_FAMILY, FamilyName, steps_after
+from pipelines.messages import DIFFUSION_SAMPLERS, SAMPLERS_BY_FAMILY, FamilyName
+from pipelines.work import steps_after
 from server.api.parsed import Parsed
 from server.core.catalogue import Catalogue
 from server.core.catalogue_file import load_catalogue

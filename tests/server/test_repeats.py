@@ -9,45 +9,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from pipelines.messages import Event, Image, Preview, Submit
-from server.access.door import OPEN_DOOR
 from server.api import images, repeats
-from server.api.envelope import Edge, install_handlers
-from server.api.parse import Reach
-from server.api.routes import add_routes
+from server.api.envelope import Edge
 from server.api.services import Services
 from server.core import errors
 from server.core.caller import ANYBODY
-from server.core.catalogue_file import load_catalogue
-from server.core.settings import load_settings
-from server.dispatch.dispatcher import Dispatcher
 from server.idempotency import desk as desk_module
 from server.idempotency.desk import Desk
 from server.idempotency.shelf import DAY_SECONDS, Shelf
-from server.images.decoder import Decoder
-from server.images.fetch import FetchPolicy
 from server.images.store import FileStore
 from server.ledger.entries import Row
-from server.ledger.ledger import Ledger
 from tests.server.ledger.samples import all_rows
-from tests.server.parts import local_backend, local_router
+from tests.server.parts import routes_over, services_in
 
-MODELS = """\
-default_model: tiny
-models:
-  tiny:
-    family: sdxl
-    source: weights/tiny
-    defaults: {size: 64x64, steps: 10}
-    limits: {min_side_px: 64, max_side_px: 128, side_multiple_px: 16, max_pixels: 16384}
-"""
 HOUR_SECONDS = 3600
 CALLER_HEADER = "x-test-caller"
 NOTHING_MORE: dict[str, str] = {}
@@ -149,10 +130,7 @@ class House:
     async def running(self) -> AsyncIterator[House]:
         """Again and again, as a server that is restarted."""
         self.services = self._services()
-        self.app = FastAPI(openapi_url=None)
-        self.app.state.services = self.services
-        install_handlers(self.app)
-        add_routes(self.app)
+        self.app = routes_over(self.services)
         await self.services.ledger.open()
         await self.services.desk.open()
         self.services.files.open()
@@ -166,25 +144,10 @@ class House:
             self.services.files.close()
 
     def _services(self) -> Services:
-        (self.folder / "models.yaml").write_text(MODELS)
-        catalogue = load_catalogue(self.folder / "models.yaml")
-        local = local_backend(self.drawer, {"tiny": "sdxl"})
-        ledger = Ledger(f"sqlite:///{self.folder / 'ledger.sqlite'}")
-        return Services(
-            settings=load_settings({}),
-            catalogue=catalogue,
-            dispatcher=cast(Dispatcher, self.drawer),
-            reach=Reach(catalogue),
-            local=local,
-            router=local_router(local, ledger),
-            ledger=ledger,
-            remotes=(),
+        return replace(
+            services_in(self.folder, self.drawer),
             files=FileStore(self.folder / "files", HOUR_SECONDS, 10**6, lambda: self.now),
-            decoder=Decoder(),
-            fetch_policy=FetchPolicy("off"),
             base_url=self.base_url,
-            started_unix_seconds=0,
-            door=OPEN_DOOR,
             desk=Desk(Shelf(self.folder / "answers", self.quota_bytes, lambda: self.now)),
         )
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.messages import MAX_FRAME_BYTES
+from pipelines.framing import MAX_FRAME_BYTES
 from server.api import sources
 from server.api.sources import content_of
 from server.core.errors import SafelightError

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.messages import OutputFormat
 from server.images.store import NAME_PATTERN, TOMBSTONE_SECONDS, ExpiredFile, FileStore, FullStore, UnknownFile
+from tests.server.parts import Clock
 
 LIFETIME_SECONDS = 60.0
 QUOTA_BYTES = 200_000
@@ -17,17 +18,9 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 STRANGER = "A" * 22 + ".png"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000.0)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.messages import Event, Image, Preview, Progress, Submit
 from server.api import stream
+from server.api.replies import Arrival
 from server.api.stream import EventStream, events_of
 from server.core import errors
 from server.core.providers import LOCAL, Target
@@ -86,7 +87,7 @@ class Stage:
         router = local_router(local, self.ledger)
         await self.ledger.open()
         try:
-            yield events_of(self.journey, router, local.place, began, 0.0)
+            yield events_of(self.journey, router, local.place, Arrival(began, 0.0))
             await router.finish()
         finally:
             await self.ledger.close()

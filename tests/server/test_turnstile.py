@@ -6,48 +6,28 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message
 
 from pipelines.messages import Event, Image, Submit
-from server.access.door import OPEN_DOOR
-from server.api.envelope import Edge, install_handlers
-from server.api.parse import Reach
-from server.api.routes import add_routes
-from server.api.services import Services
+from server.api.envelope import Edge
 from server.core.caller import Limits
-from server.core.catalogue_file import load_catalogue
 from server.core.policy_entry import CheckEntry
-from server.core.settings import load_settings
-from server.dispatch.dispatcher import Dispatcher
 from server.idempotency import desk as desk_module
-from server.images.decoder import Decoder
-from server.images.fetch import FetchPolicy
-from server.images.store import FileStore
 from server.ledger.entries import Row
 from server.ledger.ledger import Ledger
 from server.ledger.question import Question
 from server.limits.limiter import Limiter
 from server.policy.policy import Check, Policy
 from server.policy.question import Question as Asked
-from tests.server.parts import local_backend, local_router
+from tests.server.parts import routes_over, services_in
 
 Result = TypeVar("Result")
-MODELS = """\
-default_model: tiny
-models:
-  tiny:
-    family: sdxl
-    source: weights/tiny
-    defaults: {size: 64x64, steps: 10}
-    limits: {min_side_px: 64, max_side_px: 128, side_multiple_px: 16, max_pixels: 16384}
-"""
 
 
 @dataclass(slots=True)
@@ -107,37 +87,14 @@ class House:
 @asynccontextmanager
 async def house(folder: Path, policy: Policy | None = None, **limits: int) -> AsyncIterator[House]:
     """With these limits for the whole server."""
-    (folder / "models.yaml").write_text(MODELS)
-    catalogue, easel, limiter = load_catalogue(folder / "models.yaml"), Easel(), Limiter(Limits(**limits))
-    local = local_backend(easel, {"tiny": "sdxl"})
-    ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
-    await ledger.open()
-    app = FastAPI(openapi_url=None)
-    app.state.services = Services(
-        settings=load_settings({}),
-        catalogue=catalogue,
-        dispatcher=cast(Dispatcher, easel),
-        reach=Reach(catalogue),
-        local=local,
-        router=local_router(local, ledger),
-        ledger=ledger,
-        remotes=(),
-        files=FileStore(folder, 60, 10**9),
-        decoder=Decoder(),
-        fetch_policy=FetchPolicy("off"),
-        base_url="http://test",
-        started_unix_seconds=0,
-        door=OPEN_DOOR,
-        limiter=limiter,
-        policy=policy or Policy(),
-    )
-    install_handlers(app)
-    add_routes(app)
+    easel, limiter = Easel(), Limiter(Limits(**limits))
+    services = replace(services_in(folder, easel), limiter=limiter, policy=policy or Policy())
+    await services.ledger.open()
     try:
-        yield House(Edge(app), limiter, easel, ledger)
-        await app.state.services.router.finish()
+        yield House(Edge(routes_over(services)), limiter, easel, services.ledger)
+        await services.router.finish()
     finally:
-        await ledger.close()
+        await services.ledger.close()
 
 
 def played(

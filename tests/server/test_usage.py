@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.messages import DrawParams, forwards, steps_after, work_of
+from pipelines.messages import DrawParams
 from pipelines.pace import Pace
+from pipelines.work import forwards, steps_after, work_of
 from server.backends.jobs import evenly_spaced, job_of
 from server.core.request import LocalRequest, Size
 from server.core.usage import usage_of

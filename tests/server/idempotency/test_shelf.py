@@ -16,17 +16,10 @@ from server.idempotency import shelf as module
 from server.idempotency.answer import Answer, Damaged, head_of, packed, unpacked
 from server.idempotency.claim import Claim, claim_of
 from server.idempotency.shelf import BLOCK_BYTES, DAY_SECONDS, Shelf, ShelfProblem
+from tests.server.parts import Clock
 
 QUOTA_BYTES = 10 * BLOCK_BYTES
 ANSWER = Answer("req_1", {"content-type": "application/json"}, b'{"created": 1}', (b"\x89PNG", b""))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from server.limits.memory import MemoryStorage
 from server.limits.rates import WINDOW_SECONDS, Rates, View, Window
 from server.limits.words import duration, headers_of
+from tests.server.parts import Clock
 
 KEY, SERVER = Window("images", "key:a", 6), Window("images", "server", 8)
-
-
-@dataclass(slots=True)
-class Clock:
-    seconds: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 @dataclass(slots=True)
@@ -53,38 +46,38 @@ def taken(rates: Rates, cost: int = 1, *windows: Window) -> bool:
 @given(st.lists(st.tuples(st.integers(0, 70_000), st.integers(1, 6), st.sampled_from("ab")), max_size=40))
 def test_the_window_lets_through_what_the_plainest_account_of_it_would(turns: list[tuple[int, int, str]]) -> None:
     """turns: milliseconds since the last one, how much, and who."""
-    clock, models = Clock(), {"a": Model(), "b": Model()}
+    clock, models = Clock(1_000.0), {"a": Model(), "b": Model()}
     rates = Rates(clock=clock)
 
     async def play() -> None:
         for pause_ms, cost, owner in turns:
-            clock.seconds += pause_ms / 1000
+            clock.now += pause_ms / 1000
             window, model = Window("images", owner, 6), models[owner]
-            wait = model.wait(6, cost, clock.seconds)
+            wait = model.wait(6, cost, clock.now)
             refusal = await rates.take([window], cost)
-            assert (refusal is None) == model.take(6, cost, clock.seconds)
+            assert (refusal is None) == model.take(6, cost, clock.now)
             if refusal is not None:
                 assert wait - 1e-6 <= refusal.wait_seconds <= wait + 1.01
             (view,) = await rates.views([window])
-            assert view.remaining == 6 - model.within(clock.seconds)
-            newest = max((at for at, _ in model.let_through), default=clock.seconds - WINDOW_SECONDS)
-            assert view.reset_seconds == pytest.approx(max(0.0, newest + WINDOW_SECONDS - clock.seconds), abs=0.05)
+            assert view.remaining == 6 - model.within(clock.now)
+            newest = max((at for at, _ in model.let_through), default=clock.now - WINDOW_SECONDS)
+            assert view.reset_seconds == pytest.approx(max(0.0, newest + WINDOW_SECONDS - clock.now), abs=0.05)
 
     asyncio.run(play())
 
 
 @pytest.mark.parametrize("cost", [1, 2, 3])
 def test_whoever_waits_as_long_as_told_is_let_through_and_not_before(cost: int) -> None:
-    clock = Clock()
+    clock = Clock(1_000.0)
     rates = Rates(clock=clock)
     for _ in range(6):
         assert taken(rates)
-        clock.seconds += 7.3
+        clock.now += 7.3
     refusal = asyncio.run(rates.take([KEY], cost))
     assert refusal is not None
-    clock.seconds += refusal.wait_seconds - 1
+    clock.now += refusal.wait_seconds - 1
     assert not taken(rates, cost)
-    clock.seconds += 1
+    clock.now += 1
     assert taken(rates, cost)
 
 
@@ -114,14 +107,14 @@ def test_what_the_whole_server_refuses_costs_the_key_nothing() -> None:
 
 
 def test_ten_thousand_keys_that_are_used_no_more_are_forgotten() -> None:
-    clock = Clock()
+    clock = Clock(1_000.0)
     storage = MemoryStorage(clock)
 
     async def play() -> None:
         for number in range(10_000):
             assert await storage.acquire_entry(f"key:{number}", 5, 60)
         assert len(storage) == 10_000
-        clock.seconds += 61
+        clock.now += 61
         assert await storage.acquire_entry("key:0", 5, 60)
         assert len(storage) == 1
 

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from server.app import build_traces
 from server.core import errors
+from server.core.settings import load_settings
 from server.core.tracing import Parent, Span, entry, hop, mark, parent_of
-from server.metrics.traces import FLUSH_SECONDS, Traces, may_send_offline
+from server.metrics.metrics import Metrics
+from server.metrics.traces import FLUSH_SECONDS, Traces
 from tests.otlp_receiver import Receiver
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -198,4 +201,5 @@ def test_the_frameworks_own_telemetry_is_off_whatever_the_environment_says(whose
     ],
 )
 def test_offline_spans_go_no_further_than_a_private_address(endpoint: str, may: bool) -> None:
-    assert may_send_offline(endpoint) is may
+    settings = load_settings({"offline": True, "otlp_endpoint": endpoint})
+    assert (build_traces(settings, Metrics()) is not None) is may

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from server.core.caller import ANYBODY, Caller
-from server.policy.hook import MAX_ANSWER_BYTES, Hook, is_near
+from server.policy.hook import MAX_ANSWER_BYTES, Hook
 from server.policy.question import Question, Subject, Undecided
 from tests.upstreams.scripted import Asked, Reply, ScriptedUpstream
 
@@ -162,25 +162,6 @@ def test_what_may_not_leave_is_sent_to_no_other_machine() -> None:
     assert caught.value.problem == "refused_away"
     with ScriptedUpstream(reply({"allow": True})) as moderator:
         assert ask(moderator.url, Question(subject, "prompt", ("x",)))
-
-
-@pytest.mark.parametrize(
-    ("url", "near"),
-    [
-        ("http://127.0.0.1:9000/x", True),
-        ("http://localhost", True),
-        ("http://[::1]:9000", True),
-        ("https://10.1.2.3", True),
-        ("http://192.168.0.9", True),
-        ("http://[fd12::1]", True),
-        ("http://moderator", False),
-        ("http://169.254.169.254", False),
-        ("https://8.8.8.8", False),
-        ("https://api.openai.com/v1/moderations", False),
-    ],
-)
-def test_only_an_address_written_as_a_near_one_is_near(url: str, near: bool) -> None:
-    assert is_near(url) is near
 
 
 def test_the_moderator_of_the_page_lets_pass_and_refuses() -> None:

@@ -19,21 +19,13 @@ import pytest
 from fastapi import FastAPI
 
 from pipelines.messages import Event, Image, Preview, Refused, Submit
-from server.access.door import OPEN_DOOR
-from server.api.envelope import Edge, install_handlers
+from server.api.envelope import Edge
 from server.api.parse import Reach
-from server.api.routes import add_routes
 from server.api.services import Services
 from server.app import counting
 from server.backends.capabilities import CAPABILITIES
 from server.backends.upstream import Upstream
-from server.core.catalogue_file import load_catalogue
 from server.core.providers import LOCAL, Target
-from server.core.settings import load_settings
-from server.dispatch.dispatcher import Dispatcher
-from server.images.decoder import Decoder
-from server.images.fetch import FetchPolicy
-from server.images.store import FileStore
 from server.ledger.decisions import Decision
 from server.ledger.entries import Row
 from server.ledger.ledger import Ledger
@@ -44,7 +36,7 @@ from server.routing.accounts import Accounts
 from server.routing.allowance import Allowance
 from server.routing.choice import Weights
 from server.routing.router import Router
-from tests.server.parts import local_backend
+from tests.server.parts import routes_over, services_in
 from tests.server.routing.stage import PRICE_USD, Scripted
 from tests.upstreams.scripted import Reply, ScriptedUpstream
 
@@ -156,39 +148,28 @@ class House:
 
 
 def house(folder: Path, checks: str, *, more: str = "") -> House:
-    (folder / "models.yaml").write_text(f"{MODELS}policy:\n{more}  checks:\n" + textwrap.indent(checks, "  "))
     (folder / "words.txt").write_text("blood\n")
     (folder / "checker").mkdir(exist_ok=True)
     (folder / "checker" / "config.json").write_text("{}")
-    settings, catalogue = load_settings({}), load_catalogue(folder / "models.yaml")
-    worker, provider = CheckingDispatcher(), Scripted()
-    local, ledger = local_backend(worker, {"tiny": "sdxl"}), Ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
+    worker, provider, metrics = CheckingDispatcher(), Scripted(), Metrics()
+    models = f"{MODELS}policy:\n{more}  checks:\n" + textwrap.indent(checks, "  ")
+    services = services_in(folder, worker, models)
+    catalogue, ledger = services.catalogue, services.ledger
     upstreams = {AWAY: Upstream(AWAY, "openai", catalogue.backends["away"].models["best"], CAPABILITIES["compatible"])}
-    router = Router(
-        {LOCAL: local, "away": provider}, upstreams, Accounts(ledger, {}), Weights(100.0, 30.0), Allowance(0.2)
-    )
-    app, metrics = FastAPI(openapi_url=None), Metrics()
-    app.state.services = Services(
-        settings=settings,
-        catalogue=catalogue,
-        dispatcher=cast(Dispatcher, worker),
+    services = replace(
+        services,
         reach=Reach(catalogue, upstreams),
-        local=local,
-        router=router,
-        ledger=ledger,
-        remotes=(),
-        files=FileStore(folder, 60, 10**9),
-        decoder=Decoder(),
-        fetch_policy=FetchPolicy("off"),
-        base_url="http://test",
-        started_unix_seconds=0,
-        door=OPEN_DOOR,
+        router=Router(
+            {LOCAL: services.local, "away": provider},
+            upstreams,
+            Accounts(ledger, {}),
+            Weights(100.0, 30.0),
+            Allowance(0.2),
+        ),
         metrics=metrics,
-        policy=build_policy(settings, catalogue, ledger.decide, counting(metrics)),
+        policy=build_policy(services.settings, catalogue, ledger.decide, counting(metrics)),
     )
-    install_handlers(app)
-    add_routes(app)
-    return House(folder, app, worker, provider)
+    return House(folder, routes_over(services), worker, provider)
 
 
 def hook(moderator: ScriptedUpstream, **fields: Any) -> str:

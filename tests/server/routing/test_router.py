@@ -102,6 +102,9 @@ def test_the_books_hold_what_the_attempts_cost_to_the_last_millionth(tmp_path: P
     assert spent == {"openai": 100_001, "bedrock": 3 * PRICE_MICROUSD}
     assert sum(row.cost_microusd for row in rows) == sum(spent.values())
     assert {(row.attempts, row.backend, row.served_model) for row in rows} == {(2, "bedrock", "stable-core")}
+    with closed(sqlite3.connect(tmp_path / "ledger.sqlite")) as books:
+        told = books.execute("SELECT backend, cause, status FROM ledger_attempts ORDER BY number").fetchall()
+    assert told == [("openai", "broken", 200), ("bedrock", None, 200)]
 
 
 def test_what_a_failed_request_cost_stands_in_the_books_too(tmp_path: Path) -> None:
