@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from server.backends.backend import Drawn
 from server.core.caller import ANYBODY, Caller
+from server.core.error_table import WORKER_LOST
 from server.core.errors import SafelightError
 from server.core.providers import Target
 from server.core.request import ImageRequest, LocalRequest
@@ -96,14 +97,16 @@ class Course:
         return headers if served is None else {"x-safelight-backend": served, **headers}
 
     def error(self) -> SafelightError:
-        """What the caller is told in the end: a refusal that ended it, else a failure that may pass, else the first.
-        For whom the request was none counts only where it was so for all."""
+        """What the caller is told in the end: that workers died of it, else a refusal that ended it, else a failure
+        that may pass, else the first. For whom the request was none counts only where it was so for all."""
         verdicts = [verdict for verdict in self.verdicts if not verdict.is_unfit] or self.verdicts
         last = verdicts[-1]
+        # Whoever repeats it by himself, as clients do after other failures, costs two workers more each time.
+        deadly = (verdict for verdict in verdicts if verdict.error.row is WORKER_LOST)
         passing = (verdict for verdict in verdicts if verdict.error.row.should_retry is not False)
-        error = (next(passing, verdicts[0]) if last.is_curable else last).error
-        error.more_headers |= self.headers()
-        return error
+        told = next(deadly, None) or (next(passing, verdicts[0]) if last.is_curable else last)
+        told.error.more_headers |= self.headers()
+        return told.error
 
 
 @dataclass(frozen=True, slots=True)

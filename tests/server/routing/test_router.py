@@ -79,6 +79,17 @@ def test_two_are_asked_at_most_and_the_third_never(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("order", [(OURS, OPENAI), (OPENAI, OURS)])
+def test_whoever_cost_workers_is_told_so_whatever_else_failed(tmp_path: Path, order: tuple[Target, ...]) -> None:
+    one = stage(tmp_path, *order)
+    one.backends["local"].script = [errors.worker_lost()]
+    one.backends["openai"].script = [Trouble("failed")]
+    with pytest.raises(SafelightError) as caught:
+        one.draw()
+    assert caught.value.code == "worker_lost"
+    assert caught.value.headers()["x-should-retry"] == "false"
+
+
 def test_whoever_may_not_be_asked_does_not_count_as_asked(tmp_path: Path) -> None:
     one = stage(tmp_path, OURS, OPENAI, BEDROCK, caps_usd={"openai": 0.01})
     one.backends["local"].script = [FULL]
