@@ -97,7 +97,6 @@ def build_services(settings: Settings, catalogue: Catalogue, base_url: str, own_
     dispatcher = Dispatcher(workers, settings.max_waiting_images, settings.drain_seconds)
     local = LocalBackend(
         dispatcher,
-        {model: entry.family for model, entry in catalogue.models.items()},
         has_facts=settings.embed_facts,
         usd_per_device_hour=settings.device_usd_per_hour,
         observer=metrics,

@@ -92,7 +92,10 @@ def serve_command(
 def draw_command(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; named by seed if absent.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", parser=path_of, metavar="PATH", help="The file to write; named by seed if absent."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A model's id or alias.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT or auto.")] = None,
@@ -104,8 +107,12 @@ def draw_command(
     sampler: Annotated[str | None, typer.Option(help="A sampler of the model's family.")] = None,
     quality: Annotated[str | None, typer.Option(help="low, standard or hd.")] = None,
     style: Annotated[str | None, typer.Option(help="natural or vivid.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture file to start from.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="A picture file: where the image may change.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(parser=path_of, metavar="PATH", help="A picture file to start from.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(parser=path_of, metavar="PATH", help="A picture file: where the image may change.")
+    ] = None,
     strength: Annotated[
         float | None, typer.Option(help="How far the image may be left, above 0 and at most 1.")
     ] = None,
@@ -113,7 +120,9 @@ def draw_command(
         list[str] | None, typer.Option(help="An adapter, as NAME or NAME:SCALE; may be given several times.")
     ] = None,
     control: Annotated[str | None, typer.Option(help="What the control image shows: canny or depth.")] = None,
-    control_image: Annotated[Path | None, typer.Option(help="A picture file: edges or depth to keep to.")] = None,
+    control_image: Annotated[
+        Path | None, typer.Option(parser=path_of, metavar="PATH", help="A picture file: edges or depth to keep to.")
+    ] = None,
     control_scale: Annotated[float | None, typer.Option(help="How strongly the control image acts.")] = None,
     server: SERVER_FLAG = DEFAULT_SERVER,
     key: KEY_FLAG = None,

@@ -1,8 +1,8 @@
 """How the server ends: in good order at the first signal, at once at the second, and whatever it was just doing.
 
 Knows signals, the drain and uvicorn's two switches; knows no routes.
-Invariant: from the first signal on nobody is told that the server is ready, and no process of it outlives it. It ends
-with status 0 only if no request was broken off.
+Invariant: from the first signal on nobody is told that the server is ready, and no process of it outlives it. Where
+a second signal breaks requests off, its status says so.
 """
 
 from __future__ import annotations

@@ -77,7 +77,10 @@ def pull_command(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant of the weights, such as fp16.")] = None,
     file: Annotated[list[str] | None, typer.Option(help="Only this file of the repository.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="Of an earlier pull: other bytes are refused.")] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(parser=path_of, metavar="PATH", help="Of an earlier pull: other bytes are refused."),
+    ] = None,
 ) -> None:
     """Fetch a model from its hub, or from the first of its mirrors that has it."""
     settings, catalogue = configured(models=context.obj)

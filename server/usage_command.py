@@ -22,7 +22,7 @@ from server.access.keys_file import read_keys
 from server.access.records import KEY_ID, KeyRecord, KeysProblem
 from server.connection import ServerProblem
 from server.terminal import DEFAULT_SERVER, KEY_FLAG, NOT_GOOD, SERVER_FLAG, fail, path_of, visible
-from server.usage_report import Line, Wanted, lines, total
+from server.usage_report import Line, NoUsage, Wanted, lines, total
 
 USUAL_DAYS = 7
 # Of what is no terminal: rich takes that for a narrow one, and would cut names short.
@@ -64,8 +64,10 @@ def usage_command(
         fail(f"--since {first} lies after --until {last}")
     try:
         found = lines(Wanted(server, key, first, last, key_id or ()))
+    except NoUsage as refusal:
+        fail(str(refusal), *(hint for one in key_id or () for hint in hints(one, keys)), status=NOT_GOOD)
     except ServerProblem as problem:
-        fail(str(problem), *(hint for one in key_id or () for hint in hints(one, keys)), status=NOT_GOOD)
+        fail(str(problem), status=NOT_GOOD)
     for line in notes(key_id or (), found, first, last, keys):
         typer.secho(f"note: {visible(line)}", fg="yellow", err=True)
     if as_json:

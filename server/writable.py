@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from server.core.settings import PREFIX, Settings
+from server.ledger.database import sqlite_file
+from server.ledger.problem import LedgerProblem
 
-SQLITE_URL = "sqlite:///"
 # The least that a disk gives: a full one is found out too.
 BLOCK_BYTES = 4096
 
@@ -24,13 +25,21 @@ def unwritable(settings: Settings) -> list[str]:
 
 
 def _problems(settings: Settings) -> Iterator[tuple[str, str | None]]:
-    if settings.ledger is not None and settings.ledger.startswith(SQLITE_URL):
-        yield f"{PREFIX}LEDGER", _of_books(Path(settings.ledger.removeprefix(SQLITE_URL)))
+    if settings.ledger is not None:
+        yield f"{PREFIX}LEDGER", _of_ledger(settings.ledger)
     for name in ("files_folder", "idempotency_folder", "compile_cache_folder"):
         folder: Path | None = getattr(settings, name)
         if folder is not None:
             yield PREFIX + name.upper(), _of_folder(_nearest(folder.absolute()))
     yield "TMPDIR", _of_temporary()
+
+
+def _of_ledger(url: str) -> str | None:
+    try:
+        file = sqlite_file(url)
+    except LedgerProblem as problem:
+        return str(problem)
+    return None if file is None else _of_books(file)
 
 
 def _of_books(file: Path) -> str | None:

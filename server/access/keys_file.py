@@ -184,4 +184,4 @@ def _lend_as_before(place: Path, descriptor: int) -> None:
     status = place.stat()
     if status.st_uid == ROOT and status.st_mode & stat.S_IRGRP:
         os.fchown(descriptor, ROOT, status.st_gid)
-        os.fchmod(descriptor, GROUPS_TOO)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & GROUPS_TOO)

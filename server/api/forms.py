@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.api.multipart import Part
-from server.api.receive import parse_value
+from server.api.receive import PARSE_INLINE_BYTES, parse_value
 from server.core import errors
 
 # How clients spell a list: openai-python and -node, litellm, LibreChat, n8n and Open WebUI all differ, and aiohttp
@@ -41,7 +41,10 @@ def _truth(text: str) -> bool | str:
 
 
 def _list(text: str) -> object:
-    """A list in JSON; anything else stays text, so that its parameter is named."""
+    """A list in JSON; anything else stays text, so that its parameter is named. No list of adapters is so long that it
+    would have to be read beside the event loop."""
+    if len(text) > PARSE_INLINE_BYTES:
+        return text
     try:
         value = parse_value(text.encode())
     except errors.SafelightError:

@@ -10,14 +10,13 @@ import hashlib
 
 import msgspec
 
-from pipelines.messages import DrawParams, Facts, FamilyName, Output, Submit
+from pipelines.messages import DrawParams, Facts, Output, Submit
 from pipelines.work import forwards
 from server.core.request import LocalRequest
 
 
 def job_of(
     request: LocalRequest,
-    family: FamilyName,
     request_id: str,
     index: int,
     *,
@@ -48,7 +47,7 @@ def job_of(
         params=params,
         caller=caller,
         wants_progress=wants_progress,
-        preview_steps=evenly_spaced(request.partial_images, forwards(family, params)),
+        preview_steps=evenly_spaced(request.partial_images, forwards(request.family, params)),
         output=Output(request.output_format, request.output_compression, facts),
         is_checked=request.is_checked,
     )

@@ -12,7 +12,7 @@ from copy import copy
 
 import msgspec
 
-from pipelines.messages import FamilyName, Image, ModelReport, ModelSpec, Refused, Submit
+from pipelines.messages import Image, ModelReport, ModelSpec, Refused, Submit
 from server.backends.backend import Drawn, Ears, Estimate, Order
 from server.backends.jobs import job_of
 from server.backends.timing import mark_parts, queue_seconds
@@ -27,27 +27,25 @@ SECONDS_PER_HOUR = 3600.0
 
 
 class LocalBackend:
-    """families: of each model. has_facts: whether files tell how they were drawn. usd_per_device_hour: what the
+    """has_facts: whether files tell how they were drawn. usd_per_device_hour: what the
     operator's devices cost, beside what a model's entry asks for each picture. Models go by their ids; only what the
     dispatcher is told goes by the workers' names."""
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        families: Mapping[str, FamilyName],
         *,
         has_facts: bool,
         usd_per_device_hour: float,
         observer: Observer = DEAF,
     ) -> None:
-        self._dispatcher, self._families, self._observer = dispatcher, families, observer
+        self._dispatcher, self._observer = dispatcher, observer
         self._names: dict[str, str] = {}
         self._has_facts, self._usd_per_second = has_facts, usd_per_device_hour / SECONDS_PER_HOUR
 
     def with_models(self, specs: Mapping[str, ModelSpec]) -> LocalBackend:
         """The same devices with these models. specs: by their ids, under the workers' names."""
         other = copy(self)
-        other._families = {model: spec.family for model, spec in specs.items()}
         other._names = {model: spec.id for model, spec in specs.items()}
         return other
 
@@ -78,7 +76,8 @@ class LocalBackend:
 
     def estimate(self, request: LocalRequest) -> Estimate:
         """Nothing is known of a model that has drawn nothing yet."""
-        jobs = self._jobs(Order(request, ""))
+        # Facts hold a hint's digest, which takes milliseconds and says nothing of the time.
+        jobs = self._jobs(Order(request, ""), has_facts=False)
         own_seconds = self._dispatcher.own_seconds(jobs)
         if own_seconds is None:
             return Estimate(None, request.count * request.price_usd)
@@ -88,7 +87,7 @@ class LocalBackend:
     async def draw(self, order: Order[LocalRequest], ears: Ears) -> Drawn:
         """Refuses at once what would end after its caller has given up. Raises SafelightError."""
         self._dispatcher.check_room(order.request.count)
-        jobs = self._jobs(order)
+        jobs = self._jobs(order, has_facts=self._has_facts)
         if order.patience_seconds is not None:
             self._check_duration(jobs, order.patience_seconds, is_asked=order.is_patience_asked)
         pictures = await self._draw_all(order.request, jobs, ears)
@@ -102,16 +101,14 @@ class LocalBackend:
         """Raises SafelightError when so many more pictures would be too many to wait."""
         self._dispatcher.check_room(count)
 
-    def _jobs(self, order: Order[LocalRequest]) -> list[Submit]:
+    def _jobs(self, order: Order[LocalRequest], *, has_facts: bool) -> list[Submit]:
         request = order.request
-        family = self._families[request.model]
         jobs = [
             job_of(
                 request,
-                family,
                 order.request_id,
                 index,
-                has_facts=self._has_facts,
+                has_facts=has_facts,
                 wants_progress=order.wants_progress,
                 caller=order.caller,
             )

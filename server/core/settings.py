@@ -187,7 +187,9 @@ class Settings(BaseSettings):
         "name may be an intranet's.",
     )
     cors_origins: tuple[str, ...] = Field(
-        default=(), description='Web origins whose pages may call this server, as a JSON list; ["*"] for all.'
+        default=(),
+        description='Web origins whose pages may call this server, as a JSON list; ["*"] for all, which '
+        "lets no public page into a private network, whatever else is listed.",
     )
     max_body_bytes: int = Field(default=50 * 1024 * 1024, ge=1024, description="The largest request body.")
     receive_timeout_seconds: float = Field(

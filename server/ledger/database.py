@@ -43,6 +43,15 @@ class Patience:
         return 0.4 * self.deadline_seconds
 
 
+def sqlite_file(url: str) -> Path | None:
+    """Where SQLite keeps the ledger; None for another database. Raises LedgerProblem for a URL that is none."""
+    return _file_of(_parsed(url))
+
+
+def _file_of(url: URL) -> Path | None:
+    return Path(str(url.database)) if url.drivername == SQLITE else None
+
+
 class Database:
     """Where the ledger is. Connects when asked, not before. Raises LedgerProblem for a URL that it cannot use."""
 
@@ -53,7 +62,8 @@ class Database:
 
     def make_file(self) -> None:
         """SQLite's file, readable by its owner alone, as SQLite itself would not make it. Raises OSError."""
-        if self.is_sqlite and not (path := Path(str(self._url.database))).exists():
+        path = _file_of(self._url)
+        if path is not None and not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
     def engine(self, *, may_write: bool) -> Engine:

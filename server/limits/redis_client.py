@@ -13,8 +13,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-# What a question may end with, beside its answer; the last three where it is no answer to it, so that reading it fails.
-PROBLEMS = (RedisError, OSError, TimeoutError, TypeError, ValueError, LookupError)
+# What a question may end with, beside its answer: a broken line, or what came is no answer and cannot be read as one.
+OF_THE_LINE = (RedisError, OSError, TimeoutError)
+PROBLEMS = (*OF_THE_LINE, TypeError, ValueError, LookupError)
 
 
 def connected(url: str, prefix: str) -> tuple[Redis, RedisStorage]:

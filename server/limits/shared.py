@@ -29,10 +29,10 @@ class Shared:
     """url: redis://, rediss:// or redis+unix://. Connects when asked, not before."""
 
     def __init__(self, url: str) -> None:
-        from server.limits.redis_client import PROBLEMS, connected  # noqa: PLC0415
+        from server.limits.redis_client import OF_THE_LINE, PROBLEMS, connected  # noqa: PLC0415
 
         self.client, self.storage = connected(url, PREFIX)
-        self._problems = PROBLEMS
+        self._problems, self._of_the_line = PROBLEMS, OF_THE_LINE
         self._turns = asyncio.Semaphore(QUESTIONS_AT_ONCE)
         self._away_until_seconds = 0.0
         self._is_away = False
@@ -67,9 +67,10 @@ class Shared:
 
     def _found_away(self, problem: Exception) -> None:
         if not self._is_away:
-            # The text of a problem may hold the URL, and so a password.
+            # The text of a problem of the line may hold the URL, and so a password. Others may be our own mistakes.
+            told = None if isinstance(problem, self._of_the_line) else problem
             cause = {"cause": type(problem).__name__}
-            log.error("limits are counted by this server alone: redis is away", extra=cause)
+            log.error("limits are counted by this server alone: redis is away", extra=cause, exc_info=told)
         self._is_away, self._away_until_seconds = True, time.monotonic() + RETRY_SECONDS
 
     def _found_there(self) -> None:

@@ -39,7 +39,7 @@ from server.routing.verdict import Verdict, unasked, verdict_of
 
 log = logging.getLogger("safelight.routing")
 MAX_ATTEMPTS, OK_STATUS = 2, 200
-# Less is not counted; estimates of our own devices' seconds move by less all the time.
+# Less is not reserved anew.
 LEAST_USD = 0.000_001
 TargetState = Literal["ready", "cooling_down", "retired", "not_set_up"]
 # Told of picture i as soon as it is there, with the request that it answers.
@@ -239,7 +239,9 @@ class Router:
         began_seconds = time.monotonic()
         # Not as it was ranked: the size may have followed from the pictures since.
         usd = self.backends[target.backend].estimate(request).usd
-        await self._reserve(journey, course, usd)
+        # Of our own devices it moves with each second that they learn, and was reserved as it stood a moment ago.
+        if target in self.upstreams or course.wasted_usd:
+            await self._reserve(journey, course, usd)
         if target not in self.upstreams:
             return _Attempt(target, began_seconds)
         attempt_id = await self.accounts.begin(journey, target, course.asked + 1, usd)

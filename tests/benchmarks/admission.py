@@ -46,7 +46,7 @@ WORKER = WorkerSettings((ModelSpec(MODEL, "sd21", "/nowhere"),), "cpu", 1, 10.0,
 REQUEST = LocalRequest(
     operation="generation",
     model=MODEL,
-    family="sdxl",
+    family="sd21",
     prompt="a circle",
     sent_prompt="a circle",
     negative_prompt=None,
@@ -94,7 +94,7 @@ async def crowded(waiting: int) -> AsyncIterator[tuple[Dispatcher, LocalBackend]
     jobs = [asyncio.create_task(dispatcher.draw(Submit(f"job_{number}", MODEL, params))) for number in range(waiting)]
     await asyncio.sleep(0)
     try:
-        yield dispatcher, LocalBackend(dispatcher, {MODEL: "sd21"}, has_facts=True, usd_per_device_hour=1.0)
+        yield dispatcher, LocalBackend(dispatcher, has_facts=True, usd_per_device_hour=1.0)
     finally:
         for job in jobs:
             job.cancel()
@@ -157,7 +157,8 @@ async def decide(limiter: Limiter, router: Router, local: LocalBackend, number: 
     one = journey(caller)
     local.check_room(1)
     router.ranked(one)
-    local._check_duration(local._jobs(Order(REQUEST, one.request_id)), 1e6, is_asked=True)
+    jobs = local._jobs(Order(REQUEST, one.request_id), has_facts=True)
+    local._check_duration(jobs, 1e6, is_asked=True)
     judged = time.perf_counter()
     await router.accounts.check(one, 0.01)
     ended = time.perf_counter()

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.server_process import ServerProcess, is_alive, wait_until_dead
+from tests.end_to_end.server_process import START_SECONDS, ServerProcess, is_alive, wait_until_dead
 
 LONG: dict[str, Any] = {"size": "1024x1024", "steps": 100}
 PATIENT = {"SAFELIGHT_PLAIN_ANSWER_SECONDS": "100000"}
@@ -25,6 +25,16 @@ def started(folder: Path, **environment: str) -> ServerProcess:
     server = ServerProcess(environment={**PATIENT, "TMPDIR": str(folder), **environment})
     server.generate(prompt="warm")
     return server
+
+
+def wait_until_it_draws(server: ServerProcess) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not any(
+        line.startswith("safelight_jobs{") and 'state="working"' in line and not line.endswith(" 0.0")
+        for line in httpx.get(f"{server.url}/metrics").text.splitlines()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def end_of_stream(server: ServerProcess) -> dict[str, Any]:
@@ -65,7 +75,7 @@ def test_a_second_signal_ends_it_within_a_moment_even_with_a_worker_that_stands_
     (worker,) = server.worker_pids()
     with ThreadPoolExecutor(1) as pool:
         cut_off = pool.submit(lambda: server.generate(prompt="x", **LONG))
-        time.sleep(1.5)
+        wait_until_it_draws(server)
         os.kill(worker, signal.SIGSTOP)
         server.process.terminate()
         time.sleep(0.3)

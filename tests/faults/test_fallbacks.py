@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from tests.upstreams.scripted import Reply, ScriptedUpstream
 pytestmark = pytest.mark.whole
 WHOLE = pictures(file_of(plain("RGB", (64, 64), RED)))
 PRICE_MICROUSD = 10_000
-# Where a job of this seed stands still for a while, in each worker: long enough to kill the one that draws it.
-SEED, SLOW_SECONDS = 77, 8.0
-FAULT = {"kind": "slow", "seed": SEED, "phase": "denoise", "step": 1, "slow_seconds": SLOW_SECONDS}
+# The seed of each request, and under how many workers it stands still until they are killed.
+DEATHS = {"sent-here": 1, "lost": 2, "sent-on": 2, "stays": 1}
+SEEDS = {name: 70 + number for number, name in enumerate((*DEATHS, "far"))}
 BACKEND = """\
   p{number}: {{kind: openai, base_url: '{url}/v1', key_variable: TEST_UPSTREAM_KEY, timeout_seconds: 20,
     models: {{m: {{form: compatible, prices: [{{usd: 0.01}}]}}}}}}
@@ -53,11 +53,19 @@ def upstream() -> Iterator[ScriptedUpstream]:
         yield running
 
 
+def markers_of(folder: Path, name: str) -> list[Path]:
+    """A file for each death: it is made when the job stands still, and the next worker is spared."""
+    return [folder / f"{name}-{number}" for number in range(DEATHS[name])]
+
+
 def house_of(folder: Path, upstream: ScriptedUpstream, **settings: str) -> House:
+    hang = {"kind": "hang", "phase": "denoise", "step": 1}
+    faults = [hang | {"seed": SEEDS[name], "once": str(at)} for name in DEATHS for at in markers_of(folder, name)]
     usual = {
+        "SAFELIGHT_STEP_TIMEOUT_SECONDS": "100000",
         "TEST_UPSTREAM_KEY": "sk-test",
         "SAFELIGHT_FALLBACK_SHARE": "1",
-        "SAFELIGHT_FAULTS": json.dumps([FAULT]),
+        "SAFELIGHT_FAULTS": json.dumps(faults),
         "SAFELIGHT_PLAIN_ANSWER_SECONDS": "100000",
     }
     return House(folder, catalogue(upstream.url), **usual, **settings)
@@ -76,15 +84,19 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def kill_under(house: House, waiting: Future[httpx.Response]) -> None:
+def kill_under(house: House, name: str, death: int = 0) -> None:
     """The worker, while the request is being drawn."""
-    house.server.wait_until_ready(START_SECONDS)
+    wait_until(markers_of(house.books.parent, name)[death].exists)
     (worker,) = workers_of(house.server.process.pid)
-    time.sleep(SLOW_SECONDS / 3)
-    assert not waiting.done()
     os.kill(worker, signal.SIGKILL)
     house.restarts += 1
-    while worker in workers_of(house.server.process.pid) or not workers_of(house.server.process.pid):
+    wait_until(lambda: (now := workers_of(house.server.process.pid)) != [] and worker not in now)
+
+
+def wait_until(has_come: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 2 * START_SECONDS
+    while not has_come():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -108,7 +120,7 @@ def attempts_of(house: House, request_id: str) -> list[tuple[Any, ...]]:
 
 def ask(house: House, callers: ThreadPoolExecutor, model: str) -> Future[httpx.Response]:
     """Its client waits for as long as two workers may take to start."""
-    body = {"prompt": "a red circle", "model": model, "seed": SEED, "steps": 4, "response_format": "b64_json"}
+    body = {"prompt": "a red circle", "model": model, "seed": SEEDS[model], "steps": 4, "response_format": "b64_json"}
 
     def answer() -> httpx.Response:
         url = f"{house.server.url}/v1/images/generations"
@@ -127,18 +139,18 @@ def test_a_worker_that_dies_under_what_a_provider_failed_to_draw_is_replaced_and
     before = len(upstream.asked)
     waiting = ask(house, callers, "sent-here")
     upstream.wait_for(before + 1)
-    kill_under(house, waiting)
+    kill_under(house, "sent-here")
     reply = waiting.result()
     assert reply.status_code == 200, reply.text
     assert reply.headers["x-safelight-attempts"] == "p0:m=failed, local:demo=ok"
-    assert reply.json()["data"][0]["seed"] == SEED
+    assert reply.json()["data"][0]["seed"] == SEEDS["sent-here"]
     assert len(upstream.asked) == before + 1, "the provider is not asked again"
     entry = last_entry(house)
     assert (entry["outcome"], entry["backend"], entry["attempts"], entry["seed"]) == (
         "succeeded",
         "local",
         2,
-        str(SEED),
+        str(SEEDS["sent-here"]),
     )
     (attempt,) = attempts_of(house, entry["request_id"])
     assert attempt[:3] == (1, "p0", "failed")
@@ -153,8 +165,8 @@ def test_a_request_that_no_provider_drew_and_that_two_workers_died_of_fails_once
     before = len(upstream.asked)
     waiting = ask(house, callers, "lost")
     upstream.wait_for(before + 1)
-    kill_under(house, waiting)
-    kill_under(house, waiting)
+    kill_under(house, "lost")
+    kill_under(house, "lost", death=1)
     reply = waiting.result()
     # Of two failures the one that must not be repeated is told, although the provider may be back soon.
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "worker_lost")
@@ -172,9 +184,9 @@ def test_what_two_workers_died_of_here_is_drawn_by_a_provider_and_paid_for_once(
     upstream.script(WHOLE)
     before = len(upstream.asked)
     waiting = ask(house, callers, "sent-on")
-    kill_under(house, waiting)
+    kill_under(house, "sent-on")
     assert len(upstream.asked) == before, "one death is no reason to ask a provider"
-    kill_under(house, waiting)
+    kill_under(house, "sent-on", death=1)
     reply = waiting.result()
     assert reply.status_code == 200, reply.text
     assert reply.headers["x-safelight-attempts"] == "local:demo=worker_lost, p2:m=ok"
@@ -191,7 +203,7 @@ def test_a_worker_that_dies_once_under_a_request_costs_it_no_provider(
 ) -> None:
     before = len(upstream.asked)
     waiting = ask(house, callers, "stays")
-    kill_under(house, waiting)
+    kill_under(house, "stays")
     reply = waiting.result()
     assert reply.headers["x-safelight-attempts"] == "local:demo=ok"
     assert len(upstream.asked) == before
@@ -210,13 +222,13 @@ def test_a_stop_while_a_provider_draws_waits_for_it_answers_and_books_it(
 ) -> None:
     house = house_of(tmp_path, upstream, SAFELIGHT_DRAIN_SECONDS="30")
     processes = children_of(house.server.process.pid)
-    upstream.script(Reply(body=WHOLE.body, wait_seconds=4))
+    upstream.script(Reply(body=WHOLE.body, wait_seconds=12))
     before = len(upstream.asked)
     plain_one = ask(house, callers, "far")
     streamed = callers.submit(events_of, house, "far")
     upstream.wait_for(before + 2)
     house.server.process.terminate()
-    time.sleep(0.5)
+    wait_until(lambda: httpx.get(f"{house.server.url}/health/ready").status_code == httpx.codes.SERVICE_UNAVAILABLE)
     refused = httpx.post(f"{house.server.url}/v1/images/generations", json={"prompt": "late", "model": "far"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
     assert plain_one.result().status_code == 200, plain_one.result().text

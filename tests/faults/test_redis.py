@@ -18,9 +18,9 @@ from tests.redis_server import RedisServer, running
 from tests.server.limits.false_redis import answering
 
 pytestmark = pytest.mark.whole  # tests/server/limits/test_redis_attacked.py tries what is no Redis in the quick run
-PER_MINUTE = 400
+PER_MINUTE = 120
 # What a refused request may take: a Redis that is found silent, and a machine with other work.
-PATIENCE_SECONDS = 2 * DEADLINE_SECONDS + 2.0
+PATIENCE_SECONDS = 2 * DEADLINE_SECONDS + 9.0
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +71,26 @@ ATTACKS: dict[str, Callable[[RedisServer], AbstractContextManager[None]]] = {
 }
 
 
-def refused(house: House) -> tuple[int, float]:
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    """One for all: each of its own would read the system's certificates first."""
+    with httpx.Client(headers={"connection": "close"}, timeout=60) as client:
+        yield client
+
+
+def refused(client: httpx.Client, house: House) -> tuple[int, float]:
     """The status of a request that has no prompt, which counts as one all the same, and what it took."""
     began = time.monotonic()
-    answer = httpx.post(f"{house.server.url}/v1/images/generations", json={}, timeout=60)
+    answer = client.post(f"{house.server.url}/v1/images/generations", json={})
     return answer.status_code, time.monotonic() - began
 
 
 def test_whatever_befalls_redis_requests_are_served_in_time_and_the_limits_hold(
-    house: House, redis: RedisServer
+    house: House, redis: RedisServer, client: httpx.Client
 ) -> None:
     for name, attack in ATTACKS.items():
         with ThreadPoolExecutor(8) as callers, attack(redis):
-            told = list(callers.map(lambda _: refused(house), range(16)))
+            told = list(callers.map(lambda _: refused(client, house), range(16)))
             assert {status for status, _ in told} == {400}, name
             assert max(seconds for _, seconds in told) < PATIENCE_SECONDS, name
             assert callers.submit(house.ask, response_format="b64_json").result().status_code == 200, name
@@ -95,9 +102,11 @@ def test_whatever_befalls_redis_requests_are_served_in_time_and_the_limits_hold(
     assert "redis is back: limits are shared again" in printed
 
 
-def test_the_limit_of_the_minute_holds_while_redis_is_gone(house: House, redis: RedisServer) -> None:
+def test_the_limit_of_the_minute_holds_while_redis_is_gone(
+    house: House, redis: RedisServer, client: httpx.Client
+) -> None:
     with ThreadPoolExecutor(8) as callers, dead(redis):
-        told = [status for status, _ in callers.map(lambda _: refused(house), range(PER_MINUTE + 50))]
+        told = [status for status, _ in callers.map(lambda _: refused(client, house), range(PER_MINUTE + 50))]
         answer = httpx.post(f"{house.server.url}/v1/images/generations", json={})
     assert told.count(400) <= PER_MINUTE
     assert set(told) == {400, 429}

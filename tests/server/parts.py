@@ -51,10 +51,10 @@ def parse_locally(
     return cast("Parsed[LocalRequest]", candidate)
 
 
-def local_backend(dispatcher: object, families: Mapping[str, Any], *, usd_per_device_hour: float = 0.0) -> LocalBackend:
+def local_backend(dispatcher: object, *, usd_per_device_hour: float = 0.0) -> LocalBackend:
     """dispatcher: anything that draws as the real one does."""
     fake = cast(Dispatcher, dispatcher)
-    return LocalBackend(fake, families, has_facts=True, usd_per_device_hour=usd_per_device_hour)
+    return LocalBackend(fake, has_facts=True, usd_per_device_hour=usd_per_device_hour)
 
 
 def local_router(local: LocalBackend, ledger: Ledger) -> Router:
@@ -67,7 +67,7 @@ def services_in(folder: Path, dispatcher: object, models: str = TINY) -> Service
     the text of models.yaml."""
     (folder / "models.yaml").write_text(models)
     catalogue = load_catalogue(folder / "models.yaml")
-    local = local_backend(dispatcher, {"tiny": "sdxl"})
+    local = local_backend(dispatcher)
     ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
     return Services(
         settings=load_settings({}),

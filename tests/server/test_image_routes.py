@@ -231,7 +231,7 @@ def test_without_settings_the_engine_gets_its_own_defaults() -> None:
 
 def test_the_devices_time_costs_what_the_operator_says(app: FastAPI, dispatcher: FakeDispatcher) -> None:
     services: Services = app.state.services
-    paid = local_backend(dispatcher, {"tiny": "sdxl"}, usd_per_device_hour=3600.0)
+    paid = local_backend(dispatcher, usd_per_device_hour=3600.0)
     router = local_router(paid, services.ledger)
     app.state.services = replace(services, local=paid, router=router)
     answer = post(app, n=3)

@@ -48,7 +48,7 @@ class Site:
         settings = load_settings({"keys": self.path})
         catalogue = load_catalogue(folder / "models.yaml")
         services = build_services(settings, catalogue, "http://test", folder)
-        local = local_backend(self.drawn, {"tiny": "sdxl", "other": "sd21"})
+        local = local_backend(self.drawn)
         self.services = replace(
             services,
             local=local,

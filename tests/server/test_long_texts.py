@@ -163,7 +163,7 @@ def test_who_waits_for_pythons_lock_has_it_between_the_portions(read: Callable[[
             turns += 1
     finally:
         sys.setswitchinterval(interval_seconds)
-    assert turns > 10
+    assert turns >= 3, "without pauses there is one, when the thread has begun"
 
 
 @pytest.mark.parametrize("shape", ["{}", "[{}]", '{{"image_url":{}}}', '[{{"image_url":{}}}]'])

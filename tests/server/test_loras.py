@@ -168,12 +168,12 @@ def test_a_form_holds_them_as_json(catalogue: Catalogue) -> None:
 
 def test_the_job_and_the_facts_say_which_adapters_were_used(catalogue: Catalogue) -> None:
     loras = [{"name": "brush", "scale": 0.25}, {"name": "lcm", "scale": 1.0}]
-    job = job_of(parsed(catalogue, loras).request, "sdxl", "r", 0, has_facts=True, wants_progress=False)
+    job = job_of(parsed(catalogue, loras).request, "r", 0, has_facts=True, wants_progress=False)
     assert job.params.loras == (Lora("brush", 0.25), Lora("lcm", 1.0))
     told = job.output.facts["loras"]
     assert isinstance(told, str)
     assert parsed(catalogue, form(loras=told)["loras"]).request.loras == job.params.loras
-    plain = job_of(parsed(catalogue).request, "sdxl", "r", 0, has_facts=True, wants_progress=False)
+    plain = job_of(parsed(catalogue).request, "r", 0, has_facts=True, wants_progress=False)
     assert "loras" not in plain.output.facts
 
 

@@ -110,6 +110,9 @@ def test_a_list_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         ["usage", "--keys", ""],
         ["models", "pull", "x", "--into", ""],
         ["models", "import", "x", "--into", " "],
+        ["models", "pull", "x", "--manifest", ""],
+        ["draw", "x", "--output", ""],
+        ["draw", "x", "--image", ""],
     ],
 )
 def test_an_empty_path_is_refused_as_a_flag_too(flags: list[str]) -> None:

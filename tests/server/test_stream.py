@@ -83,7 +83,7 @@ class Stage:
 
     @asynccontextmanager
     async def events(self, began: int = 0) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        local = local_backend(self.dispatcher, {"tiny": "sdxl"})
+        local = local_backend(self.dispatcher)
         router = local_router(local, self.ledger)
         await self.ledger.open()
         try:

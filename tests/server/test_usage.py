@@ -63,12 +63,12 @@ def test_previews_are_evenly_spaced_and_never_the_result(count: int, steps: int,
 
 
 def test_a_job_says_how_its_picture_can_be_drawn_again() -> None:
-    job = job_of(replace(REQUEST, partial_images=1), "sdxl", "r", 1, has_facts=True, wants_progress=False)
+    job = job_of(replace(REQUEST, partial_images=1), "r", 1, has_facts=True, wants_progress=False)
     assert job.params.seed == job.output.facts["seed"] == 8
     assert job.preview_steps == (5,)
     assert {"prompt", "steps", "sampler", "guidance_scale", "width", "height", "model"} <= set(job.output.facts)
     assert "strength" not in job.output.facts
-    assert job_of(REQUEST, "sdxl", "r", 0, has_facts=False, wants_progress=False).output.facts == {}
+    assert job_of(REQUEST, "r", 0, has_facts=False, wants_progress=False).output.facts == {}
 
 
 def params(**changes: object) -> DrawParams:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.core.settings import Settings, load_settings
+from server.ledger.problem import BAD_URL
 from server.writable import unwritable
 
 FOLDERS = ("files_folder", "idempotency_folder", "compile_cache_folder")
@@ -53,6 +54,10 @@ def test_the_folder_of_the_books_has_to_be_there(tmp_path: Path) -> None:
 
 def test_postgresql_is_not_asked() -> None:
     assert unwritable(Settings(ledger="postgresql+psycopg://nobody@127.0.0.1:9/books")) == []
+
+
+def test_a_url_of_the_books_that_is_none_is_told() -> None:
+    assert unwritable(Settings(ledger="books.sqlite")) == [f"SAFELIGHT_LEDGER: {BAD_URL}"]
 
 
 def test_a_temporary_folder_that_takes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

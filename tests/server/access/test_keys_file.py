@@ -180,13 +180,14 @@ def test_a_group_reads_what_root_lends_it_as_kubernetes_lays_secrets_down(path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root owns what root owns")
-def test_what_a_group_could_read_it_reads_after_a_change(path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o640, 0o440])
+def test_what_a_group_could_read_it_reads_after_a_change(path: Path, mode: int) -> None:
     issue(path)
     os.chown(path, 0, 10002)
-    path.chmod(0o640)
+    path.chmod(mode)
     issue(path, "bob")
     status = path.stat()
-    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 10002, 0o640)
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 10002, mode)
 
 
 def test_a_folder_or_a_pipe_is_no_keys_file_and_nothing_waits_for_it(path: Path) -> None:

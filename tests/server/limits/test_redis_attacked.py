@@ -45,8 +45,8 @@ FALSE = {
 }
 ENDLESS = {"a line without end": b"+" + b"x" * 4096, "numbers without end": b":1\r\n" * 1024}
 QUICK = ("a web server", "always well", "a number below all", "it is full", "a line without end")
-# A visit asks five times; whoever was found away is not asked again.
-PATIENCE_SECONDS = 2 * DEADLINE_SECONDS + 1.5
+# A visit asks five times, which would take five times as long; whoever was found away is not asked again.
+PATIENCE_SECONDS = 2 * DEADLINE_SECONDS + 3.0
 CALLER = Caller("k1", "one", frozenset({"generate"}), limits=Limits(3, 5, 4))
 
 

@@ -168,6 +168,15 @@ def test_a_fallback_is_asked_only_if_the_day_has_room_for_it_beside_what_the_fir
     assert spent == {"a": 50_000, "b": 100_000}
 
 
+def test_whom_the_day_has_no_room_for_is_passed_over_for_one_that_costs_less(tmp_path: Path) -> None:
+    one = stage(tmp_path, OPENAI, BEDROCK, OURS)
+    one.backends["openai"].script = [paid_for_nothing()]
+    wanted = journey(one, usd_per_day=1.5 * PRICE_USD)
+    assert outcomes(one, lambda router: drawn(router, wanted)) == ["drawn"]
+    assert (one.backends["bedrock"].asked, one.backends["local"].asked) == (0, 1)
+    assert [row.settlement.cost_microusd for row in one.rows() if row.settlement is not None] == [50_000]
+
+
 def test_fallbacks_at_once_do_not_spend_the_same_rest_of_the_day(tmp_path: Path) -> None:
     one = stage(tmp_path, OPENAI, BEDROCK)
 
