@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 import pytest
 
 # What pipelines.worker sets for its process when it is imported, as some tests do.
@@ -23,6 +25,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave the long tests out, visibly: they count as deselected."""
     if config.getoption("--all"):
         return
-    long = [item for item in items if item.get_closest_marker("whole")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    is_long = [item.get_closest_marker("whole") is not None for item in items]
+    config.hook.pytest_deselected(items=list(compress(items, is_long)))
+    items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]

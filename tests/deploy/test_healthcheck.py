@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from server.listener import bind
 from tests.deploy.files import ROOT, values
 from tests.end_to_end.server_process import ServerProcess
@@ -32,6 +34,7 @@ def run_healthcheck(url: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.whole
 def test_a_server_is_healthy_while_it_can_draw_and_no_longer() -> None:
     server = ServerProcess()
     assert run_healthcheck(server.url).returncode == 0

@@ -165,6 +165,7 @@ def test_the_page_of_the_api_needs_nothing_from_elsewhere(day_alone: Report) -> 
     assert "swagger" in day_alone.words["docs"]
 
 
+@pytest.mark.whole
 def test_an_online_server_is_caught_by_both_counters(online_day: Report) -> None:
     """With pictures from anywhere and a proxy for pulls: by address, by name, and from another process."""
     assert "socket.connect ('1.1.1.1', 80)" in online_day.attempts

@@ -388,7 +388,7 @@ def test_the_list_of_models_says_who_serves_and_what_is_over(server: ServerProce
 @pytest.mark.parametrize(
     "settings",
     [
-        {"SAFELIGHT_OFFLINE": "true"},
+        pytest.param({"SAFELIGHT_OFFLINE": "true"}, marks=pytest.mark.whole),
         pytest.param({"SAFELIGHT_LOCAL_ONLY": "true"}, marks=pytest.mark.whole),
         pytest.param({"TEST_UPSTREAM_KEY": ""}, marks=pytest.mark.whole),
     ],

@@ -67,7 +67,7 @@ def test_models_change_under_a_request_that_ends_by_the_old_ones_and_no_worker_i
     server.generate(prompt="warm")
     (worker,) = server.worker_pids()
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(server.generate, prompt="a red circle", model="a", size="512x512", steps=60, n=2)
+        begun = pool.submit(server.generate, prompt="a red circle", model="a", size="512x512", steps=100, n=2)
         time.sleep(1)
         catalogue.write_text(SECOND)
         told = command(server)

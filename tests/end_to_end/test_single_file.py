@@ -50,6 +50,7 @@ def pixels(server: ServerProcess, model: str) -> bytes:
     return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))).tobytes()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_file_draws_to_the_pixel_what_its_folder_draws(server: ServerProcess, family: FamilyName) -> None:
     assert pixels(server, f"{family}-file") == pixels(server, f"{family}-folder")

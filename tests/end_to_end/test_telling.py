@@ -154,7 +154,7 @@ def test_the_metrics_count_what_was_asked_and_drawn(day: Day) -> None:
     assert value(page, "safelight_queue_seconds_count") == 3
     assert value(page, "safelight_attempts_total", backend="local", cause="ok") == 2
     assert value(page, "safelight_routes_total", reason="only") == 2
-    assert value(page, "safelight_work_units_total") == 3 * 2 * 256 * 256 * 2
+    assert value(page, "safelight_work_units_total") == ROWS * 256 * 256
     assert value(page, "safelight_ready") == value(page, "safelight_worker_up") == 1
     assert value(page, "safelight_http_requests_open") == 1, "the scrape itself"
 

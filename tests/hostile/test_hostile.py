@@ -23,7 +23,8 @@ def marked(cases: Sequence[Case]) -> Iterator[object]:
     ordered = sorted(cases, key=lambda case: case.group)
     for _, members in groupby(ordered, key=lambda case: case.group):
         for place, case in enumerate(members):
-            is_rest = case.is_long or place % SPREAD
+            # Those with a key have a server of their own, whose start is most of what they take.
+            is_rest = case.is_long or case.is_keyed or place % SPREAD
             yield pytest.param(case, id=case.id, marks=[pytest.mark.whole] if is_rest else [])
 
 

@@ -127,7 +127,7 @@ def random_controlled(rng: random.Random, family: FamilyName) -> DrawParams:
     return DrawParams(**{**{name: getattr(asked, name) for name in asked.__struct_fields__}, "control": hint})
 
 
-@pytest.mark.parametrize("kind", [*UNETS, "flux-canny"])
+@pytest.mark.parametrize("kind", some_of((*UNETS, "flux-canny"), "sd21-velocity", "flux-canny"))
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.whole) for seed in range(2, 8))])
 def test_jobs_with_and_without_hints_in_a_random_mix_draw_what_diffusers_draws_for_each(
     controlled: Mapping[str, Controlled], kind: str, seed: int

@@ -57,7 +57,7 @@ def test_postgresql_is_not_asked() -> None:
 
 
 def test_a_url_of_the_books_that_is_none_is_told() -> None:
-    assert unwritable(Settings(ledger="books.sqlite")) == [f"SAFELIGHT_LEDGER: {BAD_URL}"]
+    assert unwritable(Settings(ledger="sqlite:///:memory:")) == [f"SAFELIGHT_LEDGER: {BAD_URL}"]
 
 
 def test_a_temporary_folder_that_takes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
