@@ -60,6 +60,7 @@ def test_it_draws_for_an_unknown_user_with_the_images_environment() -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.whole
 def test_it_draws_for_an_unknown_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -47,7 +47,7 @@ def end_of_stream(server: ServerProcess) -> dict[str, Any]:
 
 
 def test_while_it_drains_it_says_so_to_all_who_come_and_ends_streams_with_an_error(tmp_path: Path) -> None:
-    server = started(tmp_path, SAFELIGHT_DRAIN_SECONDS="3")
+    server = started(tmp_path, SAFELIGHT_DRAIN_SECONDS="2")
     (worker,) = server.worker_pids()
     with ThreadPoolExecutor(2) as pool:
         stream = pool.submit(end_of_stream, server)
@@ -64,7 +64,7 @@ def test_while_it_drains_it_says_so_to_all_who_come_and_ends_streams_with_an_err
         last = stream.result()
     assert (last["type"], last["error"]["code"]) == ("error", "server_is_overloaded")
     assert server.process.wait(20) == 0
-    assert time.monotonic() - began < 3 + 2 + 2, "drain, replies, worker"
+    assert time.monotonic() - began < 2 + 2 + 2, "drain, replies, worker"
     wait_until_dead(worker, 1)
     assert list(tmp_path.iterdir()) == []
 

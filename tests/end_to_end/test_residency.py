@@ -124,6 +124,7 @@ def test_two_devices_share_the_work_and_each_keeps_to_the_model_that_it_has(pair
     assert len(moves) >= 2
 
 
+@pytest.mark.whole
 def test_the_jobs_of_a_device_whose_worker_dies_are_drawn_by_the_other(pair: ServerProcess) -> None:
     pair.wait_until_ready()
     while not all(worker["state"] == "ready" for worker in health(pair)["workers"]):

@@ -160,6 +160,7 @@ def front(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
     running.stop()
 
 
+@pytest.mark.whole
 def test_through_one_safelight_the_other_draws_what_it_draws_alone(
     server: ServerProcess, front: ServerProcess, image: bytes, mask: bytes
 ) -> None:

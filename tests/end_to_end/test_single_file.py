@@ -56,6 +56,7 @@ def test_one_file_draws_to_the_pixel_what_its_folder_draws(server: ServerProcess
     assert pixels(server, f"{family}-file") == pixels(server, f"{family}-folder")
 
 
+@pytest.mark.whole
 def test_a_truncated_file_is_named_and_costs_nobody_else_anything(server: ServerProcess) -> None:
     answer = server.generate(prompt="a red circle", model="cut")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
