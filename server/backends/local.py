@@ -27,9 +27,9 @@ SECONDS_PER_HOUR = 3600.0
 
 
 class LocalBackend:
-    """has_facts: whether files tell how they were drawn. usd_per_device_hour: what the
-    operator's devices cost, beside what a model's entry asks for each picture. Models go by their ids; only what the
-    dispatcher is told goes by the workers' names."""
+    """has_facts: whether files tell how they were drawn. usd_per_device_hour: what the operator's devices cost, beside
+    what a model's entry asks for each picture. Models go by their ids; only what the dispatcher is told goes by the
+    workers' names."""
 
     def __init__(
         self,
