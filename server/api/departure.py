@@ -7,11 +7,17 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 T = TypeVar("T")
 # Nobody reads this status: the client has gone. nginx's name for it is "client closed request".
 CLIENT_CLOSED_REQUEST = 499
+
+
+def to_nobody() -> Response:
+    """What ends the request of a client that has gone."""
+    return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from server.api.asked import PICTURES
-from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
+from server.api.departure import to_nobody, unless_gone
 from server.api.forms import values_of
 from server.api.gate import caller_of
 from server.api.judging import Candidates, judging_of
@@ -88,13 +88,13 @@ async def _answer(request: Request, operation: Operation, values: Mapping[str, A
     _check_room(parsed, services)
     _check_storage(parsed[0].request, services)
     if judging.has_checks and await unless_gone(request, judging.prompt(parsed)) is None:
-        return _to_nobody()
+        return to_nobody()
     await services.limiter.add_pictures(visit_of(request), parsed[0].request.count)
     pictures = Pictures(parsed[0].asked, services)
     journey = _journey(request, parsed, pictures, judging.examine, services)
     await services.router.check_quotas(journey)
     if not await _are_sound(request, parsed, pictures):
-        return _to_nobody()
+        return to_nobody()
     journey = _with_sizes(journey, parsed, pictures)
     if parsed[0].asked.is_stream:
         events = events_of(journey, services.router, services.local.place, arrival, visit_of(request).leave)
@@ -115,15 +115,11 @@ async def _drawn(request: Request, journey: Journey, parsed: Candidates, arrival
     delivery = Delivery(services)
     served = await unless_gone(request, _delivered(journey, delivery, services.router))
     if served is None:
-        return _to_nobody()
+        return to_nobody()
     own = next(one for one in parsed if one.target == served.target)
     with hop("reply"):
         body = await as_json(reply_of(served, delivery.data, arrival))
     return LongBody(body, headers=_ignored(own) | headers_of(served), media_type="application/json")
-
-
-def _to_nobody() -> Response:
-    return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _delivered(journey: Journey, delivery: Delivery, router: Router) -> Served:

@@ -14,10 +14,9 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from server.api.services import services_of
-from server.api.stream import encoded
+from server.api.stream import encoded, failure
 from server.api.turnstile import deadline_of
 from server.core import errors
-from server.core.current import note_error
 
 T = TypeVar("T")
 
@@ -36,8 +35,7 @@ async def told_in_time(request: Request, events: AsyncGenerator[bytes, None]) ->
             try:
                 event = await _in_time(anext(events, None), at_seconds)
             except errors.SafelightError as error:
-                note_error(error.code)
-                yield await encoded({"type": "error", **error.body()})
+                yield await encoded(failure(error))
                 return
             if event is None:
                 return

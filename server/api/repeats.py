@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from server.api.departure import CLIENT_CLOSED_REQUEST, unless_gone
+from server.api.departure import to_nobody, unless_gone
 from server.api.gate import caller_of
 from server.api.joining import begun_in_time, told_in_time
 from server.api.long_body import LongBody
@@ -102,7 +102,7 @@ async def _followed(request: Request, work: Work, *, is_first: bool) -> Response
     with work.present():
         opened = await unless_gone(request, _begun(work) if is_first else begun_in_time(request, _begun(work)))
     if opened is None:
-        return JSONResponse(None, status_code=CLIENT_CLOSED_REQUEST)
+        return to_nobody()
     headers = opened.headers if is_first else _lasting(opened.headers) | _repeated(work.request_id)
     if not is_first:
         log.info("joined", extra={"request_id": request.scope[REQUEST_ID], "original": work.request_id})

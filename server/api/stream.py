@@ -129,17 +129,21 @@ async def events_of(
         await asyncio.gather(working, return_exceptions=True)
 
 
+def failure(error: errors.SafelightError) -> dict[str, Any]:
+    """The event that ends a stream in the place of its pictures, noted for the log and the metrics."""
+    note_error(error.code)
+    return {"type": "error", **error.body()}
+
+
 async def _work(journey: Journey, router: Router, teller: _Teller, on_end: Callable[[], None]) -> None:
     """Draw all, and tell the end, whatever it is."""
     try:
         await router.draw(journey, teller.listener, teller.completed)
     except errors.SafelightError as error:
-        note_error(error.code)
-        teller.queue.put_nowait({"type": "error", **error.body()})
+        teller.queue.put_nowait(failure(error))
     except Exception:
         log.exception("stream crashed")
-        note_error(errors.internal_error().code)
-        teller.queue.put_nowait({"type": "error", **errors.internal_error().body()})
+        teller.queue.put_nowait(failure(errors.internal_error()))
     finally:
         on_end()
         teller.queue.put_nowait(None)
